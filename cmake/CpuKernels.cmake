@@ -1,0 +1,36 @@
+# rnnkernels_add_cpu_kernels(TARGET): one object library per (instruction set, dtype) from csrc/cpu/kernels.cpp, linked
+# into TARGET.  The instruction sets follow from the processor compiled for; which one runs is decided at run time by
+# csrc/cpu/dispatch.cpp, which learns from RNNKERNELS_HAVE_<ISA> what was built.
+if(CMAKE_OSX_ARCHITECTURES)
+  set(RNNKERNELS_PROCESSOR "${CMAKE_OSX_ARCHITECTURES}")
+else()
+  set(RNNKERNELS_PROCESSOR "${CMAKE_SYSTEM_PROCESSOR}")
+endif()
+
+set(RNNKERNELS_ISAS scalar)
+set(RNNKERNELS_FLAGS_scalar "")
+if(RNNKERNELS_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+  list(APPEND RNNKERNELS_ISAS avx2 avx512)
+  # csrc/cpu/cpuid.cpp asks for exactly these features.  g++ 12 has no -march=znver4: the flags are named.
+  set(RNNKERNELS_FLAGS_avx2 -mavx2 -mfma -mbmi -mbmi2)
+  set(RNNKERNELS_FLAGS_avx512 ${RNNKERNELS_FLAGS_avx2} -mavx512f -mavx512cd -mavx512bw -mavx512dq -mavx512vl)
+elseif(RNNKERNELS_PROCESSOR MATCHES "^(aarch64|arm64)$")
+  list(APPEND RNNKERNELS_ISAS neon)  # part of the baseline: no flag
+  set(RNNKERNELS_FLAGS_neon "")
+endif()
+
+function(rnnkernels_add_cpu_kernels target)
+  foreach(isa IN LISTS RNNKERNELS_ISAS)
+    foreach(real IN ITEMS float double)
+      set(objects kernels_${isa}_${real})
+      add_library(${objects} OBJECT csrc/cpu/kernels.cpp)
+      target_compile_definitions(${objects} PRIVATE RNNKERNELS_ISA=${isa} RNNKERNELS_REAL=${real})
+      target_compile_options(${objects} PRIVATE ${RNNKERNELS_FLAGS_${isa}})
+      target_link_libraries(${objects} PRIVATE rnnkernels_options)
+      target_sources(${target} PRIVATE $<TARGET_OBJECTS:${objects}>)
+    endforeach()
+    string(TOUPPER ${isa} name)
+    target_compile_definitions(${target} PRIVATE RNNKERNELS_HAVE_${name}=1)
+  endforeach()
+  message(STATUS "rnnkernels: CPU kernels for ${RNNKERNELS_ISAS}; sanitizers: ${RNNKERNELS_SANITIZE}")
+endfunction()
