@@ -1,7 +1,8 @@
 """What every test module relies on: the `torch` marker, and --fail-on-skip for continuous integration.
 
-A test that compares with PyTorch carries @pytest.mark.torch and imports torch inside itself; without PyTorch it skips
-and says so.  Where PyTorch was installed on purpose, --fail-on-skip keeps a broken installation from passing.
+A test that compares with PyTorch carries @pytest.mark.torch and imports torch inside itself; without PyTorch
+it skips and says so.  Where PyTorch was installed on purpose, --fail-on-skip keeps a broken installation from
+passing.
 """
 
 from __future__ import annotations
