@@ -112,8 +112,8 @@ def test_no_flag_lets_the_compiler_change_results() -> None:
 
 # -- Python ------------------------------------------------------------------------------------------------
 
-# part of the package -> which other parts it may import, and which packages from outside (besides the standard
-# library); "" is the package itself
+# part of the package -> which other parts it may import ("" is the package itself), and which packages from
+# outside besides the standard library
 IMPORTS: dict[str, tuple[set[str], set[str]]] = {
     "__init__": ({"functional", "init", "layers", "optim", "options", "reference", "types"}, set()),
     "__main__": ({"cli"}, set()),
