@@ -128,7 +128,7 @@ def softmax_cross_entropy_forward(
     """
     common.check_float("logits", logits, "(..., V)", max(np.ndim(logits), 1))
     counted = _check_targets(targets, logits.shape[:-1], logits.shape[-1], ignore_index, reduction)
-    lse, loss = np.zeros((2, *targets.shape), logits.dtype)
+    lse, loss = np.zeros(targets.shape, logits.dtype), np.zeros(targets.shape, logits.dtype)
     lse[counted], loss[counted] = _lse_and_loss(logits[counted], targets[counted])
     count = int(counted.sum())
     saved = CrossEntropySaved(logits, targets, ignore_index, reduction, lse, count)
@@ -201,7 +201,7 @@ def linear_cross_entropy_forward(
     _check_linear("h", h, "V", "H", w, b)
     counted = _check_targets(targets, h.shape[:-1], len(w), ignore_index, reduction)
     logits = h[counted] @ w.T + (0 if b is None else b)  # (count, V)
-    lse, loss = np.zeros((2, *targets.shape), h.dtype)
+    lse, loss = np.zeros(targets.shape, h.dtype), np.zeros(targets.shape, h.dtype)
     lse[counted], loss[counted] = _lse_and_loss(logits, targets[counted])
     saved = LinearCrossEntropySaved(h, w, b, targets, ignore_index, reduction, lse, len(logits))
     return CrossEntropyForward(_reduce(loss, len(logits), reduction), saved)
