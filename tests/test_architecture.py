@@ -44,7 +44,7 @@ INCLUDES = {
 }
 # What is compiled with instruction set flags may use no library code that the linker could share with other
 # objects: headers of plain declarations alone.
-PER_ISA_HEADERS = {"cmath", "cstddef", "cstdint", "cstring", "immintrin.h", "arm_neon.h"}
+PER_ISA_HEADERS = {"cmath", "cstddef", "cstdint", "cstring", "math.h", "immintrin.h", "arm_neon.h"}
 
 
 def includes(path: Path) -> tuple[list[Path], list[str]]:
@@ -90,7 +90,7 @@ def test_no_symbol_of_an_isa_can_replace_another(isa: str, flags: str, tmp_path:
     if isa == "avx2" and os.uname().machine != "x86_64":
         pytest.skip("AVX2 is of x86-64")
     compiler = [os.environ.get("CXX", "g++"), "-std=c++17", "-O0", "-ffp-contract=off", *flags.split()]
-    definitions = ["-I", CSRC, f"-DRNNKERNELS_ISA={isa}", "-DRNNKERNELS_REAL=float"]
+    definitions = ["-I", CSRC, f"-DRNNKERNELS_ISA={isa}", "-DRNNKERNELS_REAL=float", "-DRNNKERNELS_DTYPE=f32"]
     objects = tmp_path / "kernels.o"
     subprocess.run([*compiler, *definitions, "-c", CSRC / "cpu" / "kernels.cpp", "-o", objects], check=True)
     listing = subprocess.run(["nm", "-C", objects], check=True, capture_output=True, text=True).stdout
