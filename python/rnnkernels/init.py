@@ -1,7 +1,8 @@
 """Initialisers: each fills an array in place from a NumPy generator and returns it.
 
 Numbers are drawn in float64 and rounded, so a float32 and a float64 array get the same ones.  ``gates``
-divides the rows of a recurrent weight (4 for an LSTM, 3 for a GRU) into blocks that are initialised each on its own.
+divides the rows of a recurrent weight (4 for an LSTM, 3 for a GRU) into blocks that are initialised each on
+its own.
 """
 
 from __future__ import annotations
