@@ -1,0 +1,82 @@
+// exp, sigmoid and tanh over a lane type V: a SIMD vector, a CUDA thread's float, a plain double.
+//
+// V offers: Real, V(Real), + - * /, fma(a, b, c) = a*b + c, max(a, b) = a > b ? a : b (so b when either is NaN), min likewise,
+// abs, copysign, ldexp(a, n) with an integral-valued n. Every V evaluates the same operations in the same order, so results
+// are the same bits for all V whose fma is exact. Within 4 ULP where the result is normal (tests/test_math.py).
+#pragma once
+
+#include "namespace.h"
+
+RNNKERNELS_BEGIN_NAMESPACE
+
+// Constants of exp(x) = 2^n exp(r), r = x - n ln2, and exp(r) = 1 + r + r^2 q(r); q interpolates at Chebyshev nodes of |r| <= ln2/2.
+template <class Real>
+struct ExpConstants;
+
+template <>
+struct ExpConstants<float> {
+  static constexpr float log2e = 1.442695f, ln2 = 0.6931472f, ln2_rest = -1.9046542e-09f;
+  static constexpr float round_bias = 12582912.0f;      // 1.5 * 2^23: adding it rounds to an integer
+  static constexpr float lowest = -104.0f;              // exp is 0 below
+  static constexpr float highest = 89.0f;               // and infinite above
+  static constexpr float tanh_saturates = 10.0f;        // tanh is +-1 beyond
+  static constexpr int terms = 5;
+  static constexpr float q[terms] = {0.5f, 0.16666575f, 0.041666552f, 0.008363472f, 0.0013926551f};
+};
+
+template <>
+struct ExpConstants<double> {
+  static constexpr double log2e = 1.4426950408889634, ln2 = 0.6931471805599453, ln2_rest = 2.3190468138462996e-17;
+  static constexpr double round_bias = 6755399441055744.0;  // 1.5 * 2^52
+  static constexpr double lowest = -746.0;
+  static constexpr double highest = 710.0;
+  static constexpr double tanh_saturates = 20.0;
+  static constexpr int terms = 10;
+  static constexpr double q[terms] = {0.5000000000000001,     0.16666666666666669,    0.04166666666662243,
+                                      0.008333333333329931,   0.0013888888918057098,  0.0001984126986370219,
+                                      2.4801519991900052e-05, 2.755726745716343e-06,  2.762070569712557e-07,
+                                      2.5100860168090098e-08};
+};
+
+// x = n ln2 + r; returns exp(r) - 1 and sets n. x lies in [lowest, highest] or is NaN.
+template <class V>
+inline V expm1_reduced(V x, V& n) {
+  using K = ExpConstants<typename V::Real>;
+  n = fma(x, V(K::log2e), V(K::round_bias)) - V(K::round_bias);
+  V r = fma(n, V(-K::ln2), x);
+  r = fma(n, V(-K::ln2_rest), r);
+  V q = V(K::q[K::terms - 1]);
+  for (int i = K::terms - 2; i >= 0; --i) q = fma(q, r, V(K::q[i]));
+  return fma(r * r, q, r);
+}
+
+template <class V>
+inline V exp(V x) {
+  using K = ExpConstants<typename V::Real>;
+  V n;
+  V e = expm1_reduced(min(V(K::highest), max(V(K::lowest), x)), n);
+  return ldexp(e + V(1), n);
+}
+
+template <class V>
+inline V sigmoid(V x) {
+  return V(1) / (V(1) + exp(V(0) - x));
+}
+
+// With e = expm1(-2|x|): tanh|x| = -e / (2 + e). No cancellation near 0, exactly 1 where e rounds to -1.
+template <class V>
+inline V tanh(V x) {
+  using K = ExpConstants<typename V::Real>;
+  V n;
+  V reduced = expm1_reduced(min(V(K::tanh_saturates), abs(x)) * V(-2), n);
+  V scale = ldexp(V(1), n);
+  V e = fma(scale, reduced, scale - V(1));
+  return copysign(e / (e + V(2)), x);
+}
+
+template <class V>
+inline V relu(V x) {
+  return max(V(0), x);  // in this order NaN passes through
+}
+
+RNNKERNELS_END_NAMESPACE

@@ -1,0 +1,414 @@
+// Back-propagation through time of one layer in one direction, any cell.
+//
+// Steps run backwards. dh of a step is the product of the following step's dgates with W_hh, and the cell's gradient is
+// applied to it tile by tile. dgates live for a chunk of steps only: at its end they are multiplied into the weight
+// gradients and dx while they are still in cache. A sum over rows is thus a sum of chunk sums, in an order fixed by the problem.
+#pragma once
+
+#include "forward.h"
+
+RNNKERNELS_BEGIN_NAMESPACE
+
+template <class Real, class Cell>
+class BackwardLayer {
+  using V = Vec<Real>;
+  using Layout = PackedLayer<Real, Cell>;
+  static constexpr int lanes = V::lanes;
+
+ public:
+  explicit BackwardLayer(const LayerBackwardCall& call_)
+      : call(call_),
+        schedule(call.schedule),
+        H(call.H),
+        arena{call.scratch},
+        w_hh(Cell::h_count * H, H),
+        w_hn(Cell::reset_before ? H : 0, H),
+        w_ih(Cell::x_count * H, call.I) {
+    const int64_t state = schedule.B * stride();
+    capacity = chunk_capacity(schedule, chunk_rows_backward);
+    w_hh.data = arena.take<Real>(w_hh.size());
+    w_hn.data = arena.take<Real>(w_hn.size());
+    w_ih.data = arena.take<Real>(call.dx ? w_ih.size() : 0);
+    dh = arena.take<Real>(state);
+    dc = arena.take<Real>(Cell::has_c ? state : 0);
+    for (Real*& chunk : dgates) chunk = arena.take<Real>(capacity * dgates_stride());
+    user = arena.take<int64_t>(capacity);
+    previous = arena.take<int64_t>(capacity);
+    inputs = arena.take<Real>(call.io.dw_ih && !call.ids ? PackedMatrix<Real>(capacity, call.I).size() : 0);
+    states = arena.take<Real>(call.io.dw_hh ? PackedMatrix<Real>(capacity, H).size() : 0);
+    reset_panels = arena.take<Real>(call.io.dw_hh && Cell::reset_before ? PackedMatrix<Real>(capacity, H).size() : 0);
+  }
+
+  size_t scratch_size() const { return arena.used; }
+
+  void run(const Team& team_) {
+    team = team_;
+    panels = share_if(!call.split_batch, w_hh.panels(), team);
+    rows = call.split_batch ? balanced_rows(schedule, team) : Range{0, schedule.B};
+    pack_weights();
+    start(share(schedule.B, team));
+    zero_padding(schedule, call.accumulate_dx ? nullptr : static_cast<Real*>(call.dx), call.I, call.I, team);
+    if (!call.accumulate) clear_weight_gradients();
+    sync(team);
+    for (int64_t last = schedule.steps; last > 0;) {
+      const Range chunk = chunk_ending_at(last);
+      for (int64_t s = last - 1; s >= chunk.begin; --s) step(chunk, s);
+      finish_chunk(chunk);
+      last = chunk.begin;
+      current = 1 - current;
+    }
+    finish_start();
+  }
+
+ private:
+  int64_t stride() const { return padded_stride<Real>(w_hh.panels() * w_hh.width()); }
+  int64_t dgates_stride() const { return padded_stride<Real>(Cell::slots * H); }
+
+  void meet() const {
+    if (!call.split_batch) sync(team);
+  }
+
+  Range chunk_ending_at(int64_t end) const {
+    int64_t begin = end - 1;
+    while (begin > 0 && schedule.first_row[end] - schedule.first_row[begin] < chunk_rows_backward) --begin;
+    return {begin, end};
+  }
+
+  void pack_weights() const {
+    const Real *hh = static_cast<const Real*>(call.io.weights.w_hh), *ih = static_cast<const Real*>(call.io.weights.w_ih);
+    const auto row_of = [&](const Real* w, int64_t columns, int first_slot) {
+      return [=](int64_t k) { return w + (Cell::gate_of_slot[first_slot + k / H] * H + k % H) * columns; };
+    };
+    w_hh.pack(share(w_hh.panels(), team), row_of(hh, H, Cell::h_first));
+    if constexpr (Cell::reset_before) w_hn.pack(share(w_hn.panels(), team), row_of(hh, H, Cell::N));
+    if (call.dx) w_ih.pack(share(w_ih.panels(), team), row_of(ih, call.I, Cell::x_first));
+  }
+
+  // What reaches the last valid step of each sequence from outside.
+  void start(Range own) const {
+    for (int64_t j = own.begin; j < own.end; ++j) {
+      const int64_t b = sequence(schedule, j);
+      start_state(dh, call.io.dh_n, j, b);
+      if (Cell::has_c) start_state(dc, call.io.dc_n, j, b);
+    }
+  }
+
+  void start_state(Real* state, const void* from, int64_t j, int64_t b) const {
+    const Real* row = row_or_null<Real>(from, b, H);
+    for (int64_t u = 0; u < w_hh.panels() * w_hh.width(); u += lanes) {
+      load_or_zero(row, u, valid(u)).store(state + j * stride() + u);
+    }
+  }
+
+  int valid(int64_t unit) const { return static_cast<int>(larger(0, smaller(lanes, H - unit))); }
+
+  // dgates of step s, from those of step s + 1.
+  void step(Range chunk, int64_t s) {
+    step_rows(s, chunk, {rows.begin, smaller(rows.end, schedule.active[s])}, [&](Real* tile, int64_t j, int64_t column) {
+      apply_cell(tile, chunk, s, j, column);
+    });
+    meet();
+    if constexpr (Cell::reset_before) {
+      reset_step(chunk, s);
+      meet();
+    }
+  }
+
+  // For each row of the tiles of step s: dh in `tile`, the sum of dy, what reached h directly, and W_hh^T dgates of step
+  // s + 1 for the sequences that go on there; then body(tile's row, row, column).
+  template <class Body>
+  void step_rows(int64_t s, Range chunk, Range active, const Body& body) const {
+    const int64_t going_on = s + 1 < schedule.steps ? larger(active.begin, smaller(active.end, schedule.active[s + 1])) : active.begin;
+    const auto init = [&](Real* tile, int64_t row, int count, int64_t column) { start_tile(tile, s, row, count, column); };
+    const auto done = [&](Real* tile, int64_t row, int count, int64_t column) {
+      for (int r = 0; r < count; ++r) body(tile + r * w_hh.width(), row + r, column);
+    };
+    if (active.begin < going_on) {
+      multiply<Real>({next_dgates(chunk, s) + Cell::h_first * H, dgates_stride()}, w_hh, {active.begin, going_on}, panels, init, done);
+    }
+    if (going_on < active.end) {
+      PackedMatrix<Real> nothing = w_hh;  // no step follows: a product over no k
+      nothing.K = 0;
+      multiply<Real>({dh, 0}, nothing, {going_on, active.end}, panels, init, done);
+    }
+  }
+
+  // The first row of step s + 1, in this chunk or the one done before it.
+  const Real* next_dgates(Range chunk, int64_t s) const {
+    if (s + 1 >= chunk.end) return dgates[1 - current];
+    return dgates[current] + (schedule.first_row[s + 1] - schedule.first_row[chunk.begin]) * dgates_stride();
+  }
+
+  void start_tile(Real* tile, int64_t s, int64_t row, int count, int64_t column) const {
+    for (int r = 0; r < count; ++r) {
+      const Real* dy = s < 0 ? nullptr : row_or_null<Real>(call.dy, user_row(schedule, s, row + r), call.dy_stride);
+      for (int64_t v = 0; v < w_hh.width(); v += lanes) {
+        const int n = valid(column + v);
+        V sum = V::load(dh + (row + r) * stride() + column + v);
+        if (dy && n) sum = sum + V::load(dy + column + v, n);
+        sum.store(tile + r * w_hh.width() + v);
+      }
+    }
+  }
+
+  Real* dgates_row(Range chunk, int64_t s, int64_t j) const {
+    return dgates[current] + (schedule.first_row[s] - schedule.first_row[chunk.begin] + j) * dgates_stride();
+  }
+
+  // The user's row of h_{s-1} and c_{s-1}; -1 - b where that is the initial state of sequence b.
+  int64_t previous_row(int64_t s, int64_t j) const {
+    return s > 0 ? user_row(schedule, s - 1, j) : -1 - sequence(schedule, j);
+  }
+
+  const Real* state_row(const void* saved, const void* initial, int64_t row) const {
+    return row >= 0 ? static_cast<const Real*>(saved) + row * H : row_or_null<Real>(initial, -1 - row, H);
+  }
+
+  void apply_cell(const Real* tile, Range chunk, int64_t s, int64_t j, int64_t column) const {
+    const int64_t now = user_row(schedule, s, j), before = previous_row(s, j);
+    const Real* gates = row_or_null<Real>(call.io.gates, now, Cell::saved_gates * H);
+    const Real* h_prev = state_row(call.io.h, call.io.h0, before);
+    const Real* c_prev = Cell::has_c ? state_row(call.io.c, call.io.c0, before) : nullptr;
+    Real* to = dgates_row(chunk, s, j);
+    for_each_vector<Real>(w_hh.width(), column, H, [&](int64_t v, int64_t unit, int n) {
+      const int64_t at = j * stride() + unit;
+      V a[Cell::slots], da[Cell::slots], dh_unit = V::load(tile + v), dc_unit(0), c_unit(0);
+      load_gates(a, gates, unit, n);
+      if (Cell::reset_before) da[0] = V(0);  // R, which needs the second product
+      if (Cell::has_c) {
+        dc_unit = V::load(dc + at);
+        c_unit = V::load(static_cast<const Real*>(call.io.c) + now * H + unit, n);
+      }
+      Cell::backward(a, load_or_zero(h_prev, unit, n), V::load(static_cast<const Real*>(call.io.h) + now * H + unit, n),
+                     load_or_zero(c_prev, unit, n), c_unit, dh_unit, dc_unit, da);
+      dh_unit.store(dh + at);
+      if (Cell::has_c) dc_unit.store(dc + at);
+      RNNKERNELS_UNROLL
+      for (int q = 0; q < Cell::slots; ++q) da[q].store(to + q * H + unit, n);
+    });
+  }
+
+  void load_gates(V (&a)[Cell::slots], const Real* gates, int64_t unit, int n) const {
+    if constexpr (Cell::saved_gates > 0) {
+      RNNKERNELS_UNROLL
+      for (int q = 0; q < Cell::slots; ++q) a[q] = V::load(gates + Cell::saved_index[q] * H + unit, n);
+    }
+  }
+
+  // The second product of reset_before: the gradient of r*h_prev, from dgates of n.
+  void reset_step(Range chunk, int64_t s) const {
+    if constexpr (Cell::reset_before) {
+      const Range active{rows.begin, smaller(rows.end, schedule.active[s])};
+      if (active.begin >= active.end) return;
+      const auto init = [&](Real* tile, int64_t, int count, int64_t) { fill_zero(tile, count * w_hn.width()); };
+      multiply<Real>({dgates_row(chunk, s, 0) + Cell::N * H, dgates_stride()}, w_hn, active, panels, init,
+                     [&](Real* tile, int64_t row, int count, int64_t column) {
+                       for (int r = 0; r < count; ++r) apply_reset(tile + r * w_hn.width(), chunk, s, row + r, column);
+                     });
+    }
+  }
+
+  void apply_reset(const Real* tile, Range chunk, int64_t s, int64_t j, int64_t column) const {
+    if constexpr (Cell::reset_before) {
+      const Real* gates = static_cast<const Real*>(call.io.gates) + user_row(schedule, s, j) * Cell::saved_gates * H;
+      const Real* h_prev = state_row(call.io.h, call.io.h0, previous_row(s, j));
+      for_each_vector<Real>(w_hn.width(), column, H, [&](int64_t v, int64_t unit, int n) {
+        V dh_unit = V::load(dh + j * stride() + unit), da_r;
+        const V r = V::load(gates + Cell::saved_index[Cell::R] * H + unit, n);
+        Cell::reset_backward(r, load_or_zero(h_prev, unit, n), V::load(tile + v), dh_unit, da_r);
+        dh_unit.store(dh + j * stride() + unit);
+        da_r.store(dgates_row(chunk, s, j) + Cell::R * H + unit, n);
+      });
+    }
+  }
+
+  // dh0 and dc0: what is left before the first step.
+  void finish_start() const {
+    if (!call.io.dh0 && !call.io.dc0) return;
+    step_rows(-1, {0, 0}, rows, [&](const Real* tile, int64_t j, int64_t column) {
+      const int64_t b = sequence(schedule, j);
+      for_each_vector<Real>(w_hh.width(), column, H, [&](int64_t v, int64_t unit, int n) {
+        deliver(call.io.dh0, b * H + unit, n, V::load(tile + v), call.accumulate);
+        if (Cell::has_c) deliver(call.io.dc0, b * H + unit, n, V::load(dc + j * stride() + unit), call.accumulate);
+      });
+    });
+  }
+
+  static void deliver(void* gradient, int64_t at, int n, V value, bool add) {
+    if (!gradient) return;
+    Real* to = static_cast<Real*>(gradient) + at;
+    (add ? V::load(to, n) + value : value).store(to, n);
+  }
+
+  // ---- weight gradients and dx of a chunk ----
+
+  void finish_chunk(Range chunk) {
+    const int64_t base = schedule.first_row[chunk.begin], count = schedule.first_row[chunk.end] - base;
+    sync(team);  // nobody reads what the chunk before left in the lists and panels
+    list_rows(chunk, share(count, team));
+    sync(team);
+    PackedMatrix<Real> x(count, call.I), h(count, H), reset_h(count, H);
+    x.data = inputs, h.data = states, reset_h.data = reset_panels;
+    if (inputs) x.pack(share(x.panels(), team), [&](int64_t k) { return row_or_null<Real>(call.x, user[k], call.x_stride); });
+    if (states) {
+      h.pack(share(h.panels(), team), [&](int64_t k) { return state_row(call.io.h, call.io.h0, previous[k]); });
+      if (Cell::reset_before) pack_reset(reset_h);
+    }
+    sync(team);
+    add_weight_gradients(count, x, h, reset_h);
+    if (call.dx) add_dx(share(count, team));
+  }
+
+  void list_rows(Range chunk, Range own) const {
+    const int64_t base = schedule.first_row[chunk.begin];
+    int64_t s = chunk.begin;
+    for (int64_t k = own.begin; k < own.end; ++k) {
+      while (k >= schedule.first_row[s + 1] - base) ++s;
+      const int64_t j = k - (schedule.first_row[s] - base);
+      user[k] = user_row(schedule, s, j);
+      previous[k] = previous_row(s, j);
+    }
+  }
+
+  // r*h_prev again, as forward multiplied it.
+  void pack_reset(const PackedMatrix<Real>& to) const {
+    if constexpr (Cell::reset_before) {
+      const Range own = share(to.panels(), team);
+      to.pack(own, [&](int64_t k) { return state_row(call.io.h, call.io.h0, previous[k]); });
+      for (int64_t p = own.begin; p < own.end; ++p) {
+        for (int64_t k = 0; k < to.K; ++k) {
+          const Real* r = static_cast<const Real*>(call.io.gates) + (user[k] * Cell::saved_gates + Cell::saved_index[Cell::R]) * H;
+          Real* row = to.data + p * to.panel_size() + k * to.width();
+          for_each_vector<Real>(to.width(), p * to.width(), H, [&](int64_t v, int64_t unit, int n) {
+            (V::load(r + unit, n) * V::load(row + v)).store(row + v);
+          });
+        }
+      }
+    }
+  }
+
+  void clear_weight_gradients() const {
+    const Range own = share(Cell::gates * H, team);
+    const auto clear = [&](void* gradient, int64_t columns) {
+      if (gradient) fill_zero(static_cast<Real*>(gradient) + own.begin * columns, own.size() * columns);
+    };
+    if (call.io.dw_ih) {
+      Real* dw = static_cast<Real*>(call.io.dw_ih);
+      if (call.io.dw_ih_col_stride == 1) {
+        clear(dw, call.I);
+      } else {
+        for (int64_t i = 0; i < call.I; ++i) {
+          for (int64_t m = own.begin; m < own.end; ++m) {
+            dw[m * call.io.dw_ih_row_stride + i * call.io.dw_ih_col_stride] = 0;
+          }
+        }
+      }
+    }
+    clear(call.io.dw_hh, H);
+    clear(call.io.db_hh, 1);
+    const int64_t sequences = call.io.weights.b_ih_per_sequence ? schedule.B : 1;
+    for (int64_t b = 0; call.io.db_ih && b < sequences; ++b) {
+      clear(static_cast<Real*>(call.io.db_ih) + b * Cell::gates * H, 1);
+    }
+  }
+
+  // Gate rows are shared by the team, so each sum has one owner.
+  void add_weight_gradients(int64_t count, const PackedMatrix<Real>& x, const PackedMatrix<Real>& h,
+                            const PackedMatrix<Real>& reset_h) const {
+    const Range own = share(Cell::slots * H, team);
+    for (int q = 0; q < Cell::slots; ++q) {
+      const Range m{larger(own.begin, q * H), smaller(own.end, (q + 1) * H)};
+      if (m.begin >= m.end) continue;
+      const int64_t gate_row = (Cell::gate_of_slot[q] - q) * H;  // m + gate_row is the row of the weights
+      const bool second = Cell::reset_before && !Layout::in_h(q);
+      add_bias_gradients(count, m, gate_row, Layout::in_x(q), Layout::in_h(q) || second);
+      if (call.io.dw_ih && Layout::in_x(q)) call.ids ? scatter(count, m, gate_row) : add_product(m, gate_row, x, call.io.dw_ih);
+      if (call.io.dw_hh && (Layout::in_h(q) || second)) add_product(m, gate_row, second ? reset_h : h, call.io.dw_hh);
+    }
+  }
+
+  // dw[m + gate_row] += dgates[:, m]^T b
+  void add_product(Range m, int64_t gate_row, const PackedMatrix<Real>& b, void* gradient) const {
+    Real* dw = static_cast<Real*>(gradient);
+    const auto init = [&](Real* tile, int64_t, int count, int64_t) { fill_zero(tile, count * b.width()); };
+    const auto done = [&](const Real* tile, int64_t row, int count, int64_t column) {
+      for (int r = 0; r < count; ++r) {
+        Real* to = dw + (row + r + gate_row) * b.columns;
+        for_each_vector<Real>(b.width(), column, b.columns, [&](int64_t v, int64_t at, int n) {
+          (V::load(to + at, n) + V::load(tile + r * b.width() + v)).store(to + at, n);
+        });
+      }
+    };
+    multiply<Real>({dgates[current], dgates_stride(), true}, b, m, {0, b.panels()}, init, done);
+  }
+
+  // Token ids: row k of dgates belongs to column ids[user[k]] of dw_ih.
+  void scatter(int64_t count, Range m, int64_t gate_row) const {
+    const int64_t across = call.io.dw_ih_row_stride;
+    for (int64_t k = 0; k < count; ++k) {
+      const Real* from = dgates[current] + k * dgates_stride();
+      Real* to = static_cast<Real*>(call.io.dw_ih) + call.ids[user[k]] * call.io.dw_ih_col_stride + gate_row * across;
+      if (across == 1) {
+        for (int64_t i = m.begin; i < m.end; ++i) to[i] += from[i];
+      } else {
+        for (int64_t i = m.begin; i < m.end; ++i) to[i * across] += from[i];
+      }
+    }
+  }
+
+  void add_bias_gradients(int64_t count, Range m, int64_t gate_row, bool of_x, bool of_h) const {
+    Real* db_ih = of_x ? static_cast<Real*>(call.io.db_ih) : nullptr;
+    Real* db_hh = of_h ? static_cast<Real*>(call.io.db_hh) : nullptr;
+    if (db_ih && call.io.weights.b_ih_per_sequence) {
+      add_bias_per_sequence(count, m, gate_row, db_ih);
+      db_ih = nullptr;
+    }
+    if (!db_ih && !db_hh) return;
+    for (int64_t i = m.begin; i < m.end; i += lanes) {
+      const int n = static_cast<int>(smaller(lanes, m.end - i));
+      V sum(0);
+      for (int64_t k = 0; k < count; ++k) sum = sum + V::load(dgates[current] + k * dgates_stride() + i, n);
+      Real* const biases[] = {db_ih, db_hh};
+      for (Real* db : biases) {
+        if (db) (V::load(db + i + gate_row, n) + sum).store(db + i + gate_row, n);
+      }
+    }
+  }
+
+  void add_bias_per_sequence(int64_t count, Range m, int64_t gate_row, Real* db_ih) const {
+    for (int64_t k = 0; k < count; ++k) {
+      Real* to = db_ih + user[k] % schedule.B * Cell::gates * H + gate_row;
+      const Real* from = dgates[current] + k * dgates_stride();
+      for (int64_t i = m.begin; i < m.end; ++i) to[i] += from[i];
+    }
+  }
+
+  void add_dx(Range own) const {
+    const auto init = [&](Real* tile, int64_t, int count, int64_t) { fill_zero(tile, count * w_ih.width()); };
+    const auto done = [&](const Real* tile, int64_t row, int count, int64_t column) {
+      for (int r = 0; r < count; ++r) {
+        for_each_vector<Real>(w_ih.width(), column, call.I, [&](int64_t v, int64_t at, int n) {
+          deliver(call.dx, user[row + r] * call.I + at, n, V::load(tile + r * w_ih.width() + v), call.accumulate_dx);
+        });
+      }
+    };
+    multiply<Real>({dgates[current] + Cell::x_first * H, dgates_stride()}, w_ih, own, {0, w_ih.panels()}, init, done);
+  }
+
+  const LayerBackwardCall& call;
+  const Schedule& schedule;
+  const int64_t H;
+  Arena arena;
+  PackedMatrix<Real> w_hh, w_hn, w_ih;
+  int64_t capacity;          // rows of a chunk, at most
+  Real *dh, *dc;             // [B][stride]: what reaches h and c of the next step to run other than through the gates
+  Real* dgates[2];           // [capacity][slots*H]: of the current chunk and of the one before
+  int64_t *user, *previous;  // [capacity]: rows of the user's arrays
+  Real *inputs, *states;     // x and h_prev of a chunk, packed
+  Real* reset_panels;        // and r*h_prev
+  int current = 0;
+  Team team{};
+  Range panels{}, rows{};
+};
+
+RNNKERNELS_END_NAMESPACE

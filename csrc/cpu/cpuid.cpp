@@ -1,0 +1,61 @@
+// What this machine runs: instruction sets (CPU and operating system together) and CPUs given to this process.
+#include <thread>
+
+#include "dispatch.h"
+
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
+namespace rnnkernels::cpu {
+
+// The features named here are those of cmake/CpuKernels.cmake.
+static bool supported(Isa isa) {
+  switch (isa) {
+    case Isa::scalar: return true;
+#if defined(__x86_64__)
+    case Isa::avx2:
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
+             __builtin_cpu_supports("bmi2");
+    case Isa::avx512:
+      return supported(Isa::avx2) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512cd") &&
+             __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+#elif defined(__aarch64__)
+    case Isa::neon: return true;
+#endif
+    default: return false;
+  }
+}
+
+bool isa_available(Isa isa) {
+  static const bool available[] = {supported(Isa::scalar), supported(Isa::neon), supported(Isa::avx2), supported(Isa::avx512)};
+  return isa_compiled(isa) && available[static_cast<int>(isa)];
+}
+
+const char* isa_name(Isa isa) {
+  static const char* const names[] = {"scalar", "neon", "avx2", "avx512"};
+  return names[static_cast<int>(isa)];
+}
+
+Isa best_isa() {
+  for (Isa isa : {Isa::avx512, Isa::avx2, Isa::neon}) {
+    if (isa_available(isa)) return isa;
+  }
+  return Isa::scalar;
+}
+
+static int count_cpus() {
+#if defined(__linux__)
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+#endif
+  const unsigned count = std::thread::hardware_concurrency();
+  return count ? static_cast<int>(count) : 1;
+}
+
+int usable_cpus() {
+  static const int cpus = count_cpus();
+  return cpus;
+}
+
+}  // namespace rnnkernels::cpu

@@ -1,0 +1,50 @@
+// The CPU backend's front door: picks the kernel for a cell, dtype and ISA, and runs it on the thread pool.
+// Everything here is compiled for the baseline CPU; only kernels.cpp sees ISA flags.
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+#include "../api.h"
+
+namespace rnnkernels {
+
+const CellTraits& traits(Cell cell);
+
+namespace cpu {
+
+struct Execution {
+  Isa isa;
+  int num_threads;  // at least 1
+};
+
+struct KernelInfo {
+  const char* name;  // "lstm_forward_f32_avx512": symbol, test id and benchmark row
+  const char* cell;  // "lstm", or a head's name
+  Dtype dtype;
+  Isa isa;
+};
+
+// All of these may throw std::bad_alloc, and std::runtime_error for an ISA this machine or build lacks.
+void forward(const ForwardArgs& args, const Execution& execution);
+void backward(const BackwardArgs& args, const Execution& execution);
+
+PackedStack* pack_stack(const Problem& problem, const Weights* weights, const Execution& execution);  // [L*D] weights
+void free_packed(PackedStack* packed);
+
+void linear_forward(const LinearArgs& args, const Execution& execution);
+void linear_backward(const LinearBackwardArgs& args, const Execution& execution);
+void cross_entropy_forward(const CrossEntropyArgs& args, const Execution& execution);
+void cross_entropy_backward(const CrossEntropyBackwardArgs& args, const Execution& execution);
+void linear_cross_entropy_forward(const LinearCrossEntropyArgs& args, const Execution& execution);
+void linear_cross_entropy_backward(const LinearCrossEntropyBackwardArgs& args, const Execution& execution);
+
+const std::vector<KernelInfo>& kernels();  // every kernel in this build, best ISA first
+const char* isa_name(Isa isa);
+bool isa_compiled(Isa isa);
+bool isa_available(Isa isa);  // compiled, and this CPU and operating system run it
+Isa best_isa();
+int usable_cpus();            // CPUs this process may use (affinity)
+
+}  // namespace cpu
+}  // namespace rnnkernels

@@ -1,0 +1,340 @@
+// Forward of one layer in one direction, any cell.
+//
+// Units are cut into panels of one or two vectors. For each panel and row (a step of a sequence) `xg` holds one vector per
+// slot of the cell: first the bias, then the input's products, then the state's are accumulated there, in place, and the
+// cell's equations read them. No gate leaves that buffer unless backward needs it.
+#pragma once
+
+#include "layer.h"
+
+RNNKERNELS_BEGIN_NAMESPACE
+
+// The weights of a layer as forward reads them: panels of [k][slots of the product][lanes], and the sum of the biases.
+template <class Real, class Cell>
+struct PackedLayer {
+  static constexpr int lanes = Vec<Real>::lanes;
+
+  int64_t I, H;
+  int blocks;      // vectors of units in a panel: a cell of one slot takes two, for a better tile
+  int vectors;     // of a panel's row: slots * blocks
+  int64_t panels;
+  Real *x, *h;     // [panels][I][x_count*blocks][lanes], [panels][H][h_count*blocks][lanes]
+  Real* n;         // reset_before: [panels][H][lanes], the second product
+  Real* bias;      // [panels][vectors][lanes]
+
+  PackedLayer(int64_t I_, int64_t H_, Arena& arena) : I(I_), H(H_) {
+    blocks = Cell::slots == 1 && H > lanes ? 2 : 1;
+    vectors = Cell::slots * blocks;
+    panels = ceil_div(H, units());
+    x = arena.take<Real>(panels * x_panel());
+    h = arena.take<Real>(panels * h_panel());
+    n = arena.take<Real>(Cell::reset_before ? panels * n_panel() : 0);
+    bias = arena.take<Real>(panels * vectors * lanes);
+  }
+
+  int64_t units() const { return blocks * lanes; }
+  int64_t x_panel() const { return I * Cell::x_count * units(); }
+  int64_t h_panel() const { return H * Cell::h_count * units(); }
+  int64_t n_panel() const { return H * lanes; }
+
+  // Vector `at` of a panel's row holds this slot of units unit .. unit + lanes - 1.
+  static int slot(int at) { return at % Cell::slots; }
+  int64_t unit(int64_t panel, int at) const { return panel * units() + at / Cell::slots * lanes; }
+  int valid(int64_t unit) const { return static_cast<int>(larger(0, smaller(lanes, H - unit))); }
+
+  void pack(const Weights& weights, Range own, bool with_x) const {
+    for (int64_t panel = own.begin; panel < own.end; ++panel) {
+      for (int at = 0; at < vectors; ++at) {
+        const int64_t first = unit(panel, at), row = Cell::gate_of_slot[slot(at)] * H + first;
+        const int64_t count = valid(first);
+        if (with_x && in_x(slot(at))) pack_x(weights, panel, at, row, count);
+        if (in_h(slot(at))) {
+          const int vector = at - Cell::h_first;
+          PackedMatrix<Real>::pack_lanes(h + panel * h_panel() + vector * lanes, Cell::h_count * units(),
+                                         static_cast<const Real*>(weights.w_hh) + row * H, H, count, H);
+        } else if (Cell::reset_before) {
+          PackedMatrix<Real>::pack_lanes(n + panel * n_panel(), lanes, static_cast<const Real*>(weights.w_hh) + row * H, H,
+                                         count, H);
+        }
+        const Real* b_ih = weights.b_ih_per_sequence ? nullptr : row_or_null<Real>(weights.b_ih, 0, 0);
+        sum_biases(b_ih, weights.b_hh, panel, at).store(bias + (panel * vectors + at) * lanes);
+      }
+    }
+  }
+
+  // What a slot starts from: the biases of the products that reach it. b_ih: (G*H), of the layer or of one sequence.
+  Vec<Real> sum_biases(const Real* b_ih, const void* b_hh, int64_t panel, int at) const {
+    const int64_t first = unit(panel, at), row = Cell::gate_of_slot[slot(at)] * H + first;
+    const int count = valid(first);
+    Vec<Real> sum(0);
+    if (in_x(slot(at))) sum = load_or_zero(b_ih, row, count);
+    if (in_h(slot(at)) || Cell::reset_before) sum = sum + load_or_zero(static_cast<const Real*>(b_hh), row, count);
+    return sum;
+  }
+
+  static bool in_x(int slot) { return slot >= Cell::x_first && slot < Cell::x_first + Cell::x_count; }
+  static bool in_h(int slot) { return slot >= Cell::h_first && slot < Cell::h_first + Cell::h_count; }
+
+ private:
+  void pack_x(const Weights& weights, int64_t panel, int at, int64_t row, int64_t count) const {
+    Real* to = x + panel * x_panel() + (at - Cell::x_first) * lanes;
+    const int64_t to_stride = Cell::x_count * units(), across = weights.w_ih_row_stride, along = weights.w_ih_col_stride;
+    const Real* from = static_cast<const Real*>(weights.w_ih) + row * across;
+    if (along == 1) return PackedMatrix<Real>::pack_lanes(to, to_stride, from, across, count, I);
+    for (int64_t k = 0; k < I; ++k) {
+      for (int l = 0; l < lanes; ++l) to[k * to_stride + l] = l < count ? from[l * across + k * along] : Real(0);
+    }
+  }
+};
+
+template <class Real, class Cell>
+class ForwardLayer {
+  using V = Vec<Real>;
+  static constexpr int lanes = V::lanes;
+
+ public:
+  explicit ForwardLayer(const LayerForwardCall& call_)
+      : call(call_), schedule(call.schedule), H(call.H), arena{call.scratch}, weights(open_weights()) {
+    const int64_t state = schedule.B * stride();
+    capacity = chunk_capacity(schedule, chunk_rows_forward);
+    xg = arena.take<Real>(weights.panels * capacity * row_size());
+    gathered = arena.take<Real>(call.ids || in_user_order(schedule) ? 0 : capacity * call.I);
+    for (Real*& buffer : h) buffer = arena.take<Real>(state);
+    c = arena.take<Real>(Cell::has_c ? state : 0);
+    reset_h = arena.take<Real>(Cell::reset_before ? state : 0);
+  }
+
+  size_t scratch_size() const { return arena.used; }
+
+  void run(const Team& team_) {
+    team = team_;
+    panels = share_if(!call.split_batch, weights.panels, team);
+    rows = call.split_batch ? balanced_rows(schedule, team) : Range{0, schedule.B};
+    if (!call.packed) weights.pack(call.io.weights, share(weights.panels, team), !call.ids);
+    start(share(schedule.B, team));
+    clear_padding();
+    sync(team);
+    for (Range chunk{0, 0}; chunk.end < schedule.steps;) {
+      chunk = next_chunk(schedule, chunk.end, chunk_rows_forward);
+      project(chunk);
+      for (int64_t s = chunk.begin; s < chunk.end; ++s) step(chunk, s);
+    }
+  }
+
+ private:
+  // Packed weights lie in memory of their own, or at the start of this call's scratch.
+  PackedLayer<Real, Cell> open_weights() {
+    if (!call.packed) return PackedLayer<Real, Cell>(call.I, H, arena);
+    Arena packed{const_cast<char*>(static_cast<const char*>(call.packed))};
+    return PackedLayer<Real, Cell>(call.I, H, packed);
+  }
+
+  int64_t row_size() const { return weights.vectors * lanes; }
+  int64_t stride() const { return padded_stride<Real>(weights.panels * weights.units()); }
+  Real* xg_row(int64_t panel, int64_t row) const { return xg + (panel * capacity + row) * row_size(); }
+  Accumulators<Real> accumulators(int64_t panel, int64_t row, int first_slot) const {
+    return {xg_row(panel, row) + first_slot * lanes, row_size(), capacity * row_size()};
+  }
+
+  void meet() const {
+    if (!call.split_batch) sync(team);
+  }
+
+  // The states before the first step, and the result of sequences that have none.
+  void start(Range own) const {
+    for (int64_t j = own.begin; j < own.end; ++j) {
+      const int64_t b = sequence(schedule, j);
+      start_state(h[0], call.io.h0, call.io.h_n, j, b);
+      if (Cell::has_c) start_state(c, call.io.c0, call.io.c_n, j, b);
+    }
+  }
+
+  void start_state(Real* state, const void* initial, void* final, int64_t j, int64_t b) const {
+    const Real* from = row_or_null<Real>(initial, b, H);
+    for (int64_t u = 0; u < weights.panels * weights.units(); u += lanes) {
+      const int n = weights.valid(u);
+      const V value = load_or_zero(from, u, n);
+      value.store(state + j * stride() + u);
+      if (length(schedule, b) == 0) value.store(static_cast<Real*>(final) + b * H + u, n);
+    }
+  }
+
+  void clear_padding() const {
+    zero_padding(schedule, static_cast<Real*>(call.y), call.y_stride, H, team);
+    zero_padding(schedule, static_cast<Real*>(call.io.gates), Cell::saved_gates * H, Cell::saved_gates * H, team);
+    zero_padding(schedule, static_cast<Real*>(call.io.c), H, H, team);
+    zero_padding(schedule, static_cast<Real*>(call.io.h), H, H, team);
+  }
+
+  // xg = bias + x W_ih^T for this member's rows and panels of a chunk.
+  void project(Range chunk) {
+    const int64_t base = schedule.first_row[chunk.begin];
+    if (!call.split_batch) {
+      project_rows(chunk.begin, {0, schedule.first_row[chunk.end] - base}, chunk);
+      return;
+    }
+    for (int64_t s = chunk.begin; s < chunk.end; ++s) {
+      const int64_t first = schedule.first_row[s] - base, last = smaller(rows.end, schedule.active[s]);
+      if (rows.begin < last) project_rows(s, {first + rows.begin, first + last}, chunk);
+    }
+  }
+
+  void project_rows(int64_t s, Range chunk_rows, Range chunk) {
+    for_each_row(chunk, s, chunk_rows, [&](int64_t row, int64_t user, int64_t b) { start_row(row, user, b); });
+    if (call.ids) return;
+    Operand<Real> x{row_or_null<Real>(call.x, schedule.B * chunk.begin, call.x_stride), call.x_stride};
+    if (!in_user_order(schedule)) {
+      gather(chunk, s, call.split_batch ? chunk_rows : share(chunk_rows.size(), team));
+      meet();
+      x = {gathered, call.I};
+    }
+    for_each_tile<Real>(chunk_rows, panels, Cell::x_count * weights.blocks, [&](int64_t row, int n, int64_t panel, int wide) {
+      accumulate<Real>(Cell::x_count * weights.blocks, n, wide, accumulators(panel, row, Cell::x_first), x, row,
+                       weights.x + panel * weights.x_panel(), weights.x_panel(), call.I);
+    });
+  }
+
+  void gather(Range chunk, int64_t s, Range own) const {
+    for_each_row(chunk, s, own, [&](int64_t row, int64_t user, int64_t) {
+      const Real* from = row_or_null<Real>(call.x, user, call.x_stride);
+      for (int64_t i = 0; i < call.I; ++i) gathered[row * call.I + i] = from[i];
+    });
+  }
+
+  // Calls body(row of the chunk, user's row, sequence) for rows of the chunk, of which the first lies in step s or later.
+  template <class Body>
+  void for_each_row(Range chunk, int64_t s, Range own, const Body& body) const {
+    const int64_t base = schedule.first_row[chunk.begin];
+    for (int64_t row = own.begin; row < own.end; ++row) {
+      while (row >= schedule.first_row[s + 1] - base) ++s;
+      const int64_t j = row - (schedule.first_row[s] - base);
+      body(row, user_row(schedule, s, j), sequence(schedule, j));
+    }
+  }
+
+  // A row of xg before any product with a dense operand: the bias, and with token ids a column of w_ih.
+  void start_row(int64_t row, int64_t user, int64_t b) const {
+    const Weights& w = call.io.weights;
+    for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
+      Real* to = xg_row(panel, row);
+      for (int at = 0; at < weights.vectors; ++at) {
+        V value = V::load(weights.bias + (panel * weights.vectors + at) * lanes);
+        if (!call.packed && w.b_ih_per_sequence) {
+          value = weights.sum_biases(row_or_null<Real>(w.b_ih, b, Cell::gates * H), w.b_hh, panel, at);
+        }
+        if (call.ids && PackedLayer<Real, Cell>::in_x(weights.slot(at))) value = value + column(call.ids[user], panel, at);
+        value.store(to + at * lanes);
+      }
+    }
+  }
+
+  V column(int64_t id, int64_t panel, int at) const {
+    if (call.packed) {
+      const int64_t vector = at - Cell::x_first;
+      return V::load(weights.x + panel * weights.x_panel() + (id * Cell::x_count * weights.blocks + vector) * lanes);
+    }
+    const Weights& w = call.io.weights;
+    const int64_t unit = weights.unit(panel, at);
+    const int valid = weights.valid(unit);
+    const Real* from = static_cast<const Real*>(w.w_ih) + id * w.w_ih_col_stride +
+                       (Cell::gate_of_slot[weights.slot(at)] * H + unit) * w.w_ih_row_stride;
+    if (w.w_ih_row_stride == 1) return V::load(from, valid);
+    Real lane[lanes] = {};
+    for (int l = 0; l < valid; ++l) lane[l] = from[l * w.w_ih_row_stride];
+    return V::load(lane);
+  }
+
+  void step(Range chunk, int64_t s) {
+    const int64_t first = schedule.first_row[s] - schedule.first_row[chunk.begin];
+    const Range active{rows.begin, smaller(rows.end, schedule.active[s])};
+    const Real* h_prev = h[s % 2];
+    const int vectors = Cell::h_count * weights.blocks;
+    for_each_tile<Real>(active, panels, vectors, [&](int64_t row, int n, int64_t panel, int wide) {
+      accumulate<Real>(vectors, n, wide, accumulators(panel, first + row, Cell::h_first), {h_prev, stride()}, row,
+                       weights.h + panel * weights.h_panel(), weights.h_panel(), H);
+      for (int p = 0; p < wide; ++p) {
+        Cell::reset_before ? reset(first, row, n, panel + p, h_prev) : finish(first, s, row, n, panel + p);
+      }
+    });
+    meet();
+    if constexpr (Cell::reset_before) {
+      for_each_tile<Real>(active, panels, 1, [&](int64_t row, int n, int64_t panel, int wide) {
+        accumulate<Real>(1, n, wide, accumulators(panel, first + row, Cell::N), {reset_h, stride()}, row,
+                         weights.n + panel * weights.n_panel(), weights.n_panel(), H);
+        for (int p = 0; p < wide; ++p) finish(first, s, row, n, panel + p);
+      });
+      meet();
+    }
+  }
+
+  // Between the two products of reset_before.
+  void reset(int64_t first, int64_t row, int count, int64_t panel, const Real* h_prev) const {
+    if constexpr (Cell::reset_before) {
+      for (int64_t j = row; j < row + count; ++j) {
+        Real* slots = xg_row(panel, first + j);
+        V a[Cell::slots];
+        load_slots(a, slots);
+        const int64_t at = j * stride() + panel * lanes;
+        Cell::reset(a, V::load(h_prev + at)).store(reset_h + at);
+        a[Cell::R].store(slots + Cell::R * lanes);
+        a[Cell::Z].store(slots + Cell::Z * lanes);
+      }
+    }
+  }
+
+  static void load_slots(V (&a)[Cell::slots], const Real* from) {
+    RNNKERNELS_UNROLL
+    for (int q = 0; q < Cell::slots; ++q) a[q] = V::load(from + q * lanes);
+  }
+
+  // The cell's equations for a tile whose pre-activations are complete.
+  void finish(int64_t first, int64_t s, int64_t row, int count, int64_t panel) const {
+    const bool save = call.io.h;
+    for (int64_t j = row; j < row + count; ++j) {
+      const int64_t b = sequence(schedule, j), user = user_row(schedule, s, j);
+      const bool last = j >= schedule.active[s + 1];
+      for (int block = 0; block < weights.blocks; ++block) {
+        const int64_t unit = panel * weights.units() + block * lanes, at = j * stride() + unit;
+        const int n = weights.valid(unit);
+        V a[Cell::slots], h_new(0), c_new(0);
+        load_slots(a, xg_row(panel, first + j) + block * Cell::slots * lanes);
+        Cell::forward(a, V::load(h[s % 2] + at), Cell::has_c ? V::load(c + at) : V(0), h_new, c_new);
+        h_new.store(h[(s + 1) % 2] + at);
+        if (Cell::has_c) c_new.store(c + at);
+        if (n == 0) continue;
+        h_new.store(static_cast<Real*>(call.y) + user * call.y_stride + unit, n);
+        if (save) save_row(user, unit, n, a, h_new, c_new);
+        if (last) {
+          h_new.store(static_cast<Real*>(call.io.h_n) + b * H + unit, n);
+          if (Cell::has_c) c_new.store(static_cast<Real*>(call.io.c_n) + b * H + unit, n);
+        }
+      }
+    }
+  }
+
+  void save_row(int64_t user, int64_t unit, int n, const V (&a)[Cell::slots], V h_new, V c_new) const {
+    h_new.store(static_cast<Real*>(call.io.h) + user * H + unit, n);
+    if (Cell::has_c) c_new.store(static_cast<Real*>(call.io.c) + user * H + unit, n);
+    if constexpr (Cell::saved_gates > 0) {
+      Real* gates = static_cast<Real*>(call.io.gates) + user * Cell::saved_gates * H + unit;
+      RNNKERNELS_UNROLL
+      for (int q = 0; q < Cell::slots; ++q) a[q].store(gates + Cell::saved_index[q] * H, n);
+    }
+  }
+
+  const LayerForwardCall& call;
+  const Schedule& schedule;
+  const int64_t H;
+  Arena arena;
+  const PackedLayer<Real, Cell> weights;
+  int64_t capacity;    // rows of a chunk, at most
+  Real* xg;            // [panels][capacity][vectors][lanes]
+  Real* gathered;      // [capacity][I]: rows of x in the order of work, where the user's order differs
+  Real* h[2];          // [B][stride]: read by one step and written by it, in turns
+  Real* c;             // [B][stride]
+  Real* reset_h;       // [B][stride]: r*h_prev
+  Team team{};
+  Range panels{}, rows{};
+};
+
+RNNKERNELS_END_NAMESPACE

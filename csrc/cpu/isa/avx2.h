@@ -1,0 +1,116 @@
+// AVX2 and FMA: 8 floats or 4 doubles, 16 registers. 2^n is built in two factors, so that overflow, underflow and
+// subnormals round exactly as AVX-512's scalef does.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "../../core/namespace.h"
+
+RNNKERNELS_BEGIN_NAMESPACE
+
+template <class Real>
+struct Vec;
+
+// A window into it masks the first n of 8 floats (or n of 4 doubles, in units of two).
+alignas(64) static constexpr int32_t lane_mask[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
+
+template <>
+struct Vec<float> {
+  using Real = float;
+  static constexpr int lanes = 8;
+  static constexpr int accumulators = 12;
+
+  __m256 v;
+  Vec() = default;
+  Vec(__m256 x) : v(x) {}
+  explicit Vec(float x) : v(_mm256_set1_ps(x)) {}
+  explicit Vec(int x) : v(_mm256_set1_ps(static_cast<float>(x))) {}
+
+  static __m256i first(int n) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(lane_mask + 8 - n)); }
+  static Vec load(const float* p) { return _mm256_loadu_ps(p); }
+  static Vec load(const float* p, int n) { return n == lanes ? _mm256_loadu_ps(p) : _mm256_maskload_ps(p, first(n)); }
+  void store(float* p) const { _mm256_storeu_ps(p, v); }
+  void store(float* p, int n) const {
+    if (n == lanes) {
+      _mm256_storeu_ps(p, v);  // a masked store costs many micro-operations on some CPUs
+    } else {
+      _mm256_maskstore_ps(p, first(n), v);
+    }
+  }
+
+  friend Vec operator+(Vec a, Vec b) { return _mm256_add_ps(a.v, b.v); }
+  friend Vec operator-(Vec a, Vec b) { return _mm256_sub_ps(a.v, b.v); }
+  friend Vec operator*(Vec a, Vec b) { return _mm256_mul_ps(a.v, b.v); }
+  friend Vec operator/(Vec a, Vec b) { return _mm256_div_ps(a.v, b.v); }
+  friend Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a.v, b.v, c.v); }
+  friend Vec max(Vec a, Vec b) { return _mm256_max_ps(a.v, b.v); }
+  friend Vec min(Vec a, Vec b) { return _mm256_min_ps(a.v, b.v); }
+  friend Vec abs(Vec a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v); }
+  friend Vec copysign(Vec a, Vec sign) {
+    const __m256 bit = _mm256_set1_ps(-0.0f);
+    return _mm256_or_ps(_mm256_andnot_ps(bit, a.v), _mm256_and_ps(bit, sign.v));
+  }
+  static Vec power_of_two(__m256i n) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23));
+  }
+  friend Vec ldexp(Vec a, Vec n) {
+    __m256i whole = _mm256_cvtps_epi32(n.v), half = _mm256_srai_epi32(whole, 1);
+    return a * power_of_two(half) * power_of_two(_mm256_sub_epi32(whole, half));
+  }
+  friend Vec zero_where_not_positive(Vec x, Vec a) {
+    return _mm256_andnot_ps(_mm256_cmp_ps(x.v, _mm256_setzero_ps(), _CMP_LE_OQ), a.v);
+  }
+};
+
+template <>
+struct Vec<double> {
+  using Real = double;
+  static constexpr int lanes = 4;
+  static constexpr int accumulators = 12;
+
+  __m256d v;
+  Vec() = default;
+  Vec(__m256d x) : v(x) {}
+  explicit Vec(double x) : v(_mm256_set1_pd(x)) {}
+  explicit Vec(int x) : v(_mm256_set1_pd(static_cast<double>(x))) {}
+
+  static __m256i first(int n) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(lane_mask + 8 - 2 * n)); }
+  static Vec load(const double* p) { return _mm256_loadu_pd(p); }
+  static Vec load(const double* p, int n) { return n == lanes ? _mm256_loadu_pd(p) : _mm256_maskload_pd(p, first(n)); }
+  void store(double* p) const { _mm256_storeu_pd(p, v); }
+  void store(double* p, int n) const {
+    if (n == lanes) {
+      _mm256_storeu_pd(p, v);
+    } else {
+      _mm256_maskstore_pd(p, first(n), v);
+    }
+  }
+
+  friend Vec operator+(Vec a, Vec b) { return _mm256_add_pd(a.v, b.v); }
+  friend Vec operator-(Vec a, Vec b) { return _mm256_sub_pd(a.v, b.v); }
+  friend Vec operator*(Vec a, Vec b) { return _mm256_mul_pd(a.v, b.v); }
+  friend Vec operator/(Vec a, Vec b) { return _mm256_div_pd(a.v, b.v); }
+  friend Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_pd(a.v, b.v, c.v); }
+  friend Vec max(Vec a, Vec b) { return _mm256_max_pd(a.v, b.v); }
+  friend Vec min(Vec a, Vec b) { return _mm256_min_pd(a.v, b.v); }
+  friend Vec abs(Vec a) { return _mm256_andnot_pd(_mm256_set1_pd(-0.0), a.v); }
+  friend Vec copysign(Vec a, Vec sign) {
+    const __m256d bit = _mm256_set1_pd(-0.0);
+    return _mm256_or_pd(_mm256_andnot_pd(bit, a.v), _mm256_and_pd(bit, sign.v));
+  }
+  static Vec power_of_two(__m128i n) {
+    __m256i wide = _mm256_cvtepi32_epi64(n);
+    return _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_add_epi64(wide, _mm256_set1_epi64x(1023)), 52));
+  }
+  friend Vec ldexp(Vec a, Vec n) {
+    __m128i whole = _mm256_cvtpd_epi32(n.v), half = _mm_srai_epi32(whole, 1);
+    return a * power_of_two(half) * power_of_two(_mm_sub_epi32(whole, half));
+  }
+  friend Vec zero_where_not_positive(Vec x, Vec a) {
+    return _mm256_andnot_pd(_mm256_cmp_pd(x.v, _mm256_setzero_pd(), _CMP_LE_OQ), a.v);
+  }
+};
+
+RNNKERNELS_END_NAMESPACE

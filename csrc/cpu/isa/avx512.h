@@ -1,0 +1,85 @@
+// AVX-512 F, BW, DQ, VL: 16 floats or 8 doubles, 32 registers, masks for tails, scalef for 2^n.
+#pragma once
+
+#include <immintrin.h>
+
+#include "../../core/namespace.h"
+
+RNNKERNELS_BEGIN_NAMESPACE
+
+template <class Real>
+struct Vec;
+
+template <>
+struct Vec<float> {
+  using Real = float;
+  static constexpr int lanes = 16;
+  static constexpr int accumulators = 24;
+
+  __m512 v;
+  Vec() = default;
+  Vec(__m512 x) : v(x) {}
+  explicit Vec(float x) : v(_mm512_set1_ps(x)) {}
+  explicit Vec(int x) : v(_mm512_set1_ps(static_cast<float>(x))) {}
+
+  static __mmask16 first(int n) { return static_cast<__mmask16>((1u << n) - 1); }
+  static Vec load(const float* p) { return _mm512_loadu_ps(p); }
+  static Vec load(const float* p, int n) { return _mm512_maskz_loadu_ps(first(n), p); }
+  void store(float* p) const { _mm512_storeu_ps(p, v); }
+  void store(float* p, int n) const { _mm512_mask_storeu_ps(p, first(n), v); }
+
+  friend Vec operator+(Vec a, Vec b) { return _mm512_add_ps(a.v, b.v); }
+  friend Vec operator-(Vec a, Vec b) { return _mm512_sub_ps(a.v, b.v); }
+  friend Vec operator*(Vec a, Vec b) { return _mm512_mul_ps(a.v, b.v); }
+  friend Vec operator/(Vec a, Vec b) { return _mm512_div_ps(a.v, b.v); }
+  friend Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a.v, b.v, c.v); }
+  friend Vec max(Vec a, Vec b) { return _mm512_max_ps(a.v, b.v); }
+  friend Vec min(Vec a, Vec b) { return _mm512_min_ps(a.v, b.v); }
+  friend Vec abs(Vec a) { return _mm512_abs_ps(a.v); }
+  friend Vec copysign(Vec a, Vec sign) {
+    const __m512 bit = _mm512_set1_ps(-0.0f);
+    return _mm512_or_ps(_mm512_andnot_ps(bit, a.v), _mm512_and_ps(bit, sign.v));
+  }
+  friend Vec ldexp(Vec a, Vec n) { return _mm512_scalef_ps(a.v, n.v); }
+  friend Vec zero_where_not_positive(Vec x, Vec a) {
+    return _mm512_mask_mov_ps(a.v, _mm512_cmp_ps_mask(x.v, _mm512_setzero_ps(), _CMP_LE_OQ), _mm512_setzero_ps());
+  }
+};
+
+template <>
+struct Vec<double> {
+  using Real = double;
+  static constexpr int lanes = 8;
+  static constexpr int accumulators = 24;
+
+  __m512d v;
+  Vec() = default;
+  Vec(__m512d x) : v(x) {}
+  explicit Vec(double x) : v(_mm512_set1_pd(x)) {}
+  explicit Vec(int x) : v(_mm512_set1_pd(static_cast<double>(x))) {}
+
+  static __mmask8 first(int n) { return static_cast<__mmask8>((1u << n) - 1); }
+  static Vec load(const double* p) { return _mm512_loadu_pd(p); }
+  static Vec load(const double* p, int n) { return _mm512_maskz_loadu_pd(first(n), p); }
+  void store(double* p) const { _mm512_storeu_pd(p, v); }
+  void store(double* p, int n) const { _mm512_mask_storeu_pd(p, first(n), v); }
+
+  friend Vec operator+(Vec a, Vec b) { return _mm512_add_pd(a.v, b.v); }
+  friend Vec operator-(Vec a, Vec b) { return _mm512_sub_pd(a.v, b.v); }
+  friend Vec operator*(Vec a, Vec b) { return _mm512_mul_pd(a.v, b.v); }
+  friend Vec operator/(Vec a, Vec b) { return _mm512_div_pd(a.v, b.v); }
+  friend Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_pd(a.v, b.v, c.v); }
+  friend Vec max(Vec a, Vec b) { return _mm512_max_pd(a.v, b.v); }
+  friend Vec min(Vec a, Vec b) { return _mm512_min_pd(a.v, b.v); }
+  friend Vec abs(Vec a) { return _mm512_abs_pd(a.v); }
+  friend Vec copysign(Vec a, Vec sign) {
+    const __m512d bit = _mm512_set1_pd(-0.0);
+    return _mm512_or_pd(_mm512_andnot_pd(bit, a.v), _mm512_and_pd(bit, sign.v));
+  }
+  friend Vec ldexp(Vec a, Vec n) { return _mm512_scalef_pd(a.v, n.v); }
+  friend Vec zero_where_not_positive(Vec x, Vec a) {
+    return _mm512_mask_mov_pd(a.v, _mm512_cmp_pd_mask(x.v, _mm512_setzero_pd(), _CMP_LE_OQ), _mm512_setzero_pd());
+  }
+};
+
+RNNKERNELS_END_NAMESPACE

@@ -1,0 +1,105 @@
+// Arm NEON (AArch64): 4 floats or 2 doubles, 32 registers. No masked loads, so a tail goes lane by lane.
+#pragma once
+
+#include <arm_neon.h>
+
+#include "../../core/namespace.h"
+
+RNNKERNELS_BEGIN_NAMESPACE
+
+template <class Real>
+struct Vec;
+
+template <>
+struct Vec<float> {
+  using Real = float;
+  static constexpr int lanes = 4;
+  static constexpr int accumulators = 24;
+
+  float32x4_t v;
+  Vec() = default;
+  Vec(float32x4_t x) : v(x) {}
+  explicit Vec(float x) : v(vdupq_n_f32(x)) {}
+  explicit Vec(int x) : v(vdupq_n_f32(static_cast<float>(x))) {}
+
+  static Vec load(const float* p) { return vld1q_f32(p); }
+  static Vec load(const float* p, int n) {
+    float lane[lanes] = {};
+    for (int i = 0; i < n; ++i) lane[i] = p[i];
+    return vld1q_f32(lane);
+  }
+  void store(float* p) const { vst1q_f32(p, v); }
+  void store(float* p, int n) const {
+    float lane[lanes];
+    vst1q_f32(lane, v);
+    for (int i = 0; i < n; ++i) p[i] = lane[i];
+  }
+
+  friend Vec operator+(Vec a, Vec b) { return vaddq_f32(a.v, b.v); }
+  friend Vec operator-(Vec a, Vec b) { return vsubq_f32(a.v, b.v); }
+  friend Vec operator*(Vec a, Vec b) { return vmulq_f32(a.v, b.v); }
+  friend Vec operator/(Vec a, Vec b) { return vdivq_f32(a.v, b.v); }
+  friend Vec fma(Vec a, Vec b, Vec c) { return vfmaq_f32(c.v, a.v, b.v); }
+  friend Vec max(Vec a, Vec b) { return vbslq_f32(vcgtq_f32(a.v, b.v), a.v, b.v); }
+  friend Vec min(Vec a, Vec b) { return vbslq_f32(vcltq_f32(a.v, b.v), a.v, b.v); }
+  friend Vec abs(Vec a) { return vabsq_f32(a.v); }
+  friend Vec copysign(Vec a, Vec sign) { return vbslq_f32(vdupq_n_u32(0x80000000u), sign.v, a.v); }
+  static Vec power_of_two(int32x4_t n) {
+    return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(n, vdupq_n_s32(127)), 23));
+  }
+  friend Vec ldexp(Vec a, Vec n) {
+    int32x4_t whole = vcvtnq_s32_f32(n.v), half = vshrq_n_s32(whole, 1);
+    return a * power_of_two(half) * power_of_two(vsubq_s32(whole, half));
+  }
+  friend Vec zero_where_not_positive(Vec x, Vec a) {
+    return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(a.v), vclezq_f32(x.v)));
+  }
+};
+
+template <>
+struct Vec<double> {
+  using Real = double;
+  static constexpr int lanes = 2;
+  static constexpr int accumulators = 24;
+
+  float64x2_t v;
+  Vec() = default;
+  Vec(float64x2_t x) : v(x) {}
+  explicit Vec(double x) : v(vdupq_n_f64(x)) {}
+  explicit Vec(int x) : v(vdupq_n_f64(static_cast<double>(x))) {}
+
+  static Vec load(const double* p) { return vld1q_f64(p); }
+  static Vec load(const double* p, int n) {
+    double lane[lanes] = {};
+    for (int i = 0; i < n; ++i) lane[i] = p[i];
+    return vld1q_f64(lane);
+  }
+  void store(double* p) const { vst1q_f64(p, v); }
+  void store(double* p, int n) const {
+    double lane[lanes];
+    vst1q_f64(lane, v);
+    for (int i = 0; i < n; ++i) p[i] = lane[i];
+  }
+
+  friend Vec operator+(Vec a, Vec b) { return vaddq_f64(a.v, b.v); }
+  friend Vec operator-(Vec a, Vec b) { return vsubq_f64(a.v, b.v); }
+  friend Vec operator*(Vec a, Vec b) { return vmulq_f64(a.v, b.v); }
+  friend Vec operator/(Vec a, Vec b) { return vdivq_f64(a.v, b.v); }
+  friend Vec fma(Vec a, Vec b, Vec c) { return vfmaq_f64(c.v, a.v, b.v); }
+  friend Vec max(Vec a, Vec b) { return vbslq_f64(vcgtq_f64(a.v, b.v), a.v, b.v); }
+  friend Vec min(Vec a, Vec b) { return vbslq_f64(vcltq_f64(a.v, b.v), a.v, b.v); }
+  friend Vec abs(Vec a) { return vabsq_f64(a.v); }
+  friend Vec copysign(Vec a, Vec sign) { return vbslq_f64(vdupq_n_u64(0x8000000000000000u), sign.v, a.v); }
+  static Vec power_of_two(int64x2_t n) {
+    return vreinterpretq_f64_s64(vshlq_n_s64(vaddq_s64(n, vdupq_n_s64(1023)), 52));
+  }
+  friend Vec ldexp(Vec a, Vec n) {
+    int64x2_t whole = vcvtnq_s64_f64(n.v), half = vshrq_n_s64(whole, 1);
+    return a * power_of_two(half) * power_of_two(vsubq_s64(whole, half));
+  }
+  friend Vec zero_where_not_positive(Vec x, Vec a) {
+    return vreinterpretq_f64_u64(vbicq_u64(vreinterpretq_u64_f64(a.v), vclezq_f64(x.v)));
+  }
+};
+
+RNNKERNELS_END_NAMESPACE

@@ -1,0 +1,44 @@
+// One lane, no intrinsics: any CPU. It multiplies and adds in two roundings (a software fma would be 50 times slower), so
+// its bits differ from those of the vector ISAs.
+#pragma once
+
+#include <cmath>
+
+#include "../../core/namespace.h"
+
+RNNKERNELS_BEGIN_NAMESPACE
+
+template <class Real_>
+struct Vec {
+  using Real = Real_;
+  static constexpr int lanes = 1;
+  static constexpr int accumulators = 12;  // of a micro-kernel: what fits in registers beside its operands
+
+  Real v;
+  Vec() = default;
+  explicit Vec(Real x) : v(x) {}
+  explicit Vec(int x) : v(static_cast<Real>(x)) {}
+
+  static Vec load(const Real* p) { return Vec(*p); }
+  static Vec load(const Real* p, int n) { return n > 0 ? Vec(*p) : Vec(0); }
+  void store(Real* p) const { *p = v; }
+  void store(Real* p, int n) const {
+    if (n > 0) *p = v;
+  }
+
+  friend Vec operator+(Vec a, Vec b) { return Vec(a.v + b.v); }
+  friend Vec operator-(Vec a, Vec b) { return Vec(a.v - b.v); }
+  friend Vec operator*(Vec a, Vec b) { return Vec(a.v * b.v); }
+  friend Vec operator/(Vec a, Vec b) { return Vec(a.v / b.v); }
+  friend Vec fma(Vec a, Vec b, Vec c) { return Vec(a.v * b.v + c.v); }
+  friend Vec max(Vec a, Vec b) { return a.v > b.v ? a : b; }
+  friend Vec min(Vec a, Vec b) { return a.v < b.v ? a : b; }
+  friend Vec abs(Vec a) { return Vec(std::fabs(a.v)); }
+  friend Vec copysign(Vec a, Vec sign) { return Vec(std::copysign(a.v, sign.v)); }
+  friend Vec ldexp(Vec a, Vec n) {  // NaN in n: any exponent will do, a is NaN too
+    return Vec(std::ldexp(a.v, n.v == n.v ? static_cast<int>(n.v) : 0));
+  }
+  friend Vec zero_where_not_positive(Vec x, Vec a) { return x.v <= 0 ? Vec(0) : a; }
+};
+
+RNNKERNELS_END_NAMESPACE

@@ -1,0 +1,237 @@
+// Runs stacks: layer after layer, the directions of a layer side by side, dropout in between. A single layer in one
+// direction is the 1 x 1 stack.
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <numeric>
+#include <vector>
+
+#include "../core/philox.h"
+#include "kernel_sets.h"
+#include "plan.h"
+
+namespace rnnkernels {
+
+struct PackedStack {
+  Isa isa;
+  std::vector<cpu::Scratch> layer;  // [L*D]
+};
+
+namespace cpu {
+namespace {
+
+// The arrays behind a Schedule; both directions of a stack share them.
+class Order {
+ public:
+  explicit Order(const Problem& problem) : T_(problem.T), B_(problem.B), lengths_(problem.lengths) {
+    steps_ = T_;
+    if (lengths_) {
+      order_.resize(static_cast<size_t>(B_));
+      std::iota(order_.begin(), order_.end(), int64_t(0));
+      std::stable_sort(order_.begin(), order_.end(), [&](int64_t a, int64_t b) { return lengths_[a] > lengths_[b]; });
+      steps_ = B_ ? lengths_[order_[0]] : 0;
+    }
+    active_.assign(static_cast<size_t>(steps_) + 1, B_);
+    active_.back() = 0;
+    for (int64_t s = 0, j = B_; lengths_ && s < steps_; ++s) {
+      while (lengths_[order_[static_cast<size_t>(j - 1)]] <= s) --j;
+      active_[static_cast<size_t>(s)] = j;
+    }
+    first_row_.assign(active_.size(), 0);
+    std::partial_sum(active_.begin(), active_.end() - 1, first_row_.begin() + 1);
+  }
+
+  Schedule schedule(bool reverse) const {
+    return {T_, B_, steps_, active_.data(), first_row_.data(), lengths_ ? order_.data() : nullptr, lengths_, reverse};
+  }
+
+  double rows() const { return static_cast<double>(first_row_.back()); }
+  double steps() const { return static_cast<double>(steps_); }
+
+ private:
+  int64_t T_, B_, steps_;
+  const int64_t* lengths_;
+  std::vector<int64_t> order_, active_, first_row_;
+};
+
+size_t size_of(Dtype dtype) { return dtype == Dtype::f32 ? 4 : 8; }
+
+const void* offset(const void* p, int64_t elements, Dtype dtype) {
+  return p ? static_cast<const char*>(p) + elements * static_cast<int64_t>(size_of(dtype)) : nullptr;
+}
+
+void* offset(void* p, int64_t elements, Dtype dtype) { return const_cast<void*>(offset(const_cast<const void*>(p), elements, dtype)); }
+
+int64_t input_size(const Problem& problem, int layer) {
+  return layer ? problem.directions * problem.H : problem.I;
+}
+
+bool reversed(const Problem& problem, int direction) { return problem.directions == 2 ? direction == 1 : problem.reverse; }
+
+// passes: 1 forward; backward computes about three times as much.
+Plan plan_of(const Problem& problem, const Order& order, int layer, bool dense, int passes, int max_threads) {
+  const double gate_rows = static_cast<double>(traits(problem.cell).gates * problem.H);
+  const double columns = static_cast<double>((dense ? input_size(problem, layer) : 0) + problem.H);
+  const double recurrent_flops = 2 * gate_rows * static_cast<double>(problem.H);
+  constexpr int64_t widest_panel = 32;  // units
+  return plan_layer({order.steps() > 0 ? recurrent_flops * order.rows() / order.steps() : 0,
+                     2 * passes * gate_rows * columns * order.rows(), problem.B, (problem.H + widest_panel - 1) / widest_panel},
+                    max_threads);
+}
+
+// A layer's calls, one a direction, each with its scratch; run() gives each direction half of the threads.
+template <class Call>
+struct LayerRun {
+  void (*kernel)(const Call&, const Team&);
+  std::vector<Call> calls;
+  std::vector<Scratch> scratch;
+
+  void run(int threads) {
+    if (calls.size() == 1) {
+      run_team(threads, [](void* self, const Team& team) {
+        LayerRun& r = *static_cast<LayerRun*>(self);
+        r.kernel(r.calls[0], team);
+      }, this);
+    } else {
+      run_twin_teams(threads, [](void* self, int which, const Team& team) {
+        LayerRun& r = *static_cast<LayerRun*>(self);
+        r.kernel(r.calls[static_cast<size_t>(which)], team);
+      }, this);
+    }
+  }
+
+  void add(const Call& call, size_t scratch_bytes) {
+    scratch.emplace_back(scratch_bytes);
+    calls.push_back(call);
+    calls.back().scratch = scratch.back().data;
+  }
+};
+
+// Both directions at once when there are threads for it: then each is planned for half of them.
+int threads_for(const Problem& problem, const Order& order, int layer, int passes, int max_threads, bool& split_batch) {
+  const int each = problem.directions == 2 ? std::max(1, max_threads / 2) : max_threads;
+  const bool dense = layer > 0 || !problem.ids;
+  const Plan plan = plan_of(problem, order, layer, dense, passes, each);
+  split_batch = plan.split_batch;
+  if (problem.directions == 1) return plan.threads;
+  const bool worth_two = max_threads > 1 && plan_of(problem, order, layer, dense, 2 * passes, 2).threads > 1;
+  return worth_two ? 2 * plan.threads : 1;
+}
+
+template <class Real>
+void drop(Real* y, int64_t n, double probability, uint64_t key, int layer) {
+  const uint32_t threshold = static_cast<uint32_t>(std::nearbyint(probability * 16777216.0));
+  const Real scale = Real(1) / (Real(1) - static_cast<Real>(probability));
+  for (int64_t block = 0; block * 4 < n; ++block) {
+    const Philox random = dropout_block(key, static_cast<uint64_t>(block), static_cast<uint32_t>(layer));
+    for (int64_t e = block * 4; e < std::min(n, block * 4 + 4); ++e) {
+      y[e] = dropout_keeps(random.word[e % 4], threshold) ? y[e] * scale : Real(0);
+    }
+  }
+}
+
+// Dropout of a layer's output, or of its gradient: the same factor for both.
+void drop(const Problem& problem, void* y, int layer) {
+  if (problem.dropout <= 0) return;
+  const int64_t n = problem.T * problem.B * problem.directions * problem.H;
+  if (problem.dtype == Dtype::f32) {
+    drop(static_cast<float*>(y), n, problem.dropout, problem.dropout_key, layer);
+  } else {
+    drop(static_cast<double*>(y), n, problem.dropout, problem.dropout_key, layer);
+  }
+}
+
+template <class Real>
+void add(Real* sum, const Real* term, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) sum[i] += term[i];
+}
+
+}  // namespace
+
+void forward(const ForwardArgs& args, const Execution& execution) {
+  const Problem& p = args.problem;
+  const LayerKernel& kernel =
+      kernel_set(args.packed ? args.packed->isa : execution.isa, p.dtype).layers[static_cast<int>(p.cell)];
+  const Order order(p);
+  for (int l = 0; l < p.layers; ++l) {
+    LayerRun<LayerForwardCall> layer{kernel.forward, {}, {}};
+    bool split_batch;
+    const int threads = threads_for(p, order, l, 1, execution.num_threads, split_batch);
+    for (int d = 0; d < p.directions; ++d) {
+      LayerForwardCall call{};
+      call.I = input_size(p, l);
+      call.H = p.H;
+      call.schedule = order.schedule(reversed(p, d));
+      call.x = l ? args.y[l - 1] : args.x;
+      call.x_stride = call.I;
+      call.ids = l ? nullptr : p.ids;
+      call.io = args.layer[l * p.directions + d];
+      call.packed = args.packed ? args.packed->layer[static_cast<size_t>(l * p.directions + d)].data : nullptr;
+      call.y = offset(args.y[l], d * p.H, p.dtype);
+      call.y_stride = p.directions * p.H;
+      call.split_batch = split_batch;
+      layer.add(call, kernel.forward_scratch(call));
+    }
+    layer.run(threads);
+    if (l + 1 < p.layers) drop(p, args.y[l], l);
+  }
+}
+
+void backward(const BackwardArgs& args, const Execution& execution) {
+  const Problem& p = args.problem;
+  const LayerKernel& kernel = kernel_set(execution.isa, p.dtype).layers[static_cast<int>(p.cell)];
+  const Order order(p);
+  std::unique_ptr<Scratch> dy, dy_below;  // gradients of this layer's output and of that of the layer below
+  for (int l = p.layers - 1; l >= 0; --l) {
+    const bool top = l + 1 == p.layers;
+    const int64_t I = input_size(p, l), dx_size = p.T * p.B * I;
+    const size_t dx_bytes = static_cast<size_t>(dx_size) * size_of(p.dtype);
+    dy = std::move(dy_below);
+    if (l) dy_below = std::make_unique<Scratch>(dx_bytes);
+    void* dx = l ? dy_below->data : args.dx;
+    Scratch second_dx(dx && p.directions == 2 ? dx_bytes : 0);
+    LayerRun<LayerBackwardCall> layer{kernel.backward, {}, {}};
+    bool split_batch;
+    const int threads = threads_for(p, order, l, 3, execution.num_threads, split_batch);
+    for (int d = 0; d < p.directions; ++d) {
+      LayerBackwardCall call{};
+      call.I = I;
+      call.H = p.H;
+      call.schedule = order.schedule(reversed(p, d));
+      call.x = args.x[l];
+      call.x_stride = I;
+      call.ids = l ? nullptr : p.ids;
+      call.io = args.layer[l * p.directions + d];
+      call.dy = offset(top ? args.dy : dy->data, d * p.H, p.dtype);
+      call.dy_stride = p.directions * p.H;
+      call.dx = d ? second_dx.data : dx;
+      call.accumulate = args.accumulate;
+      call.accumulate_dx = args.accumulate && l == 0 && d == 0;
+      call.split_batch = split_batch;
+      layer.add(call, kernel.backward_scratch(call));
+    }
+    layer.run(threads);
+    if (second_dx.data && p.dtype == Dtype::f32) add(static_cast<float*>(dx), reinterpret_cast<float*>(second_dx.data), dx_size);
+    if (second_dx.data && p.dtype == Dtype::f64) add(static_cast<double*>(dx), reinterpret_cast<double*>(second_dx.data), dx_size);
+    if (l) drop(p, dx, l - 1);
+  }
+}
+
+PackedStack* pack_stack(const Problem& problem, const Weights* weights, const Execution& execution) {
+  const LayerKernel& kernel = kernel_set(execution.isa, problem.dtype).layers[static_cast<int>(problem.cell)];
+  auto packed = std::make_unique<PackedStack>();
+  packed->isa = execution.isa;
+  for (int l = 0; l < problem.layers; ++l) {
+    for (int d = 0; d < problem.directions; ++d) {
+      const int64_t I = input_size(problem, l);
+      packed->layer.emplace_back(kernel.packed_bytes(I, problem.H));
+      kernel.pack(weights[l * problem.directions + d], I, problem.H, packed->layer.back().data, {0, 1, nullptr});
+    }
+  }
+  return packed.release();
+}
+
+void free_packed(PackedStack* packed) { delete packed; }
+
+}  // namespace cpu
+}  // namespace rnnkernels
