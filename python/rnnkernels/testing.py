@@ -1,4 +1,4 @@
-"""How far a kernel may be from the reference, in one table, and the measure that the table is in.
+"""How far a kernel may be from the reference, in one table, the measure it is in, and cases to measure.
 
 Used by `rnnkernels check`, by the benchmarks (a result is checked before it is timed) and by the test
 suite.  An error is relative to the largest magnitude of the wanted array: a gradient entry that is a sum
@@ -7,11 +7,15 @@ of cancelling terms has no small relative error of its own, in any order of summ
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from types import ModuleType
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+Array = NDArray[Any]
 Kind = Literal["forward", "gradient"]
 
 
@@ -88,6 +92,134 @@ def assert_within_budget(got: ArrayLike, want: ArrayLike, kind: Kind, *, name: s
     error, limit = relative_error(got, want), budget(dtype, kind)
     if not error <= limit:
         raise AssertionError(
-            f"{name}: relative error {error:.3g} of shape {np.shape(got)} against {np.shape(want)} passes the "
-            f"{kind} budget {limit:.3g} of {dtype.name} ({error / limit:.3g} of it)"
+            f"{name}: relative error {error:.3g} of {dtype.name} {np.shape(got)} against {np.shape(want)} "
+            f"passes the {kind} budget {limit:.3g} ({error / limit:.3g} of it)"
         )
+
+
+# -- cases -------------------------------------------------------------------------------------------------
+
+# Kind of a cell, as the stack names it -> the name its level 0 functions begin with, options of forward,
+# number of gates.
+CELL_KINDS: dict[str, tuple[str, dict[str, Any], int]] = {
+    "lstm": ("lstm", {}, 4),
+    "gru": ("gru", {}, 3),
+    "gru_reset_before": ("gru", {"reset_after": False}, 3),
+    "rnn_tanh": ("rnn", {"nonlinearity": "tanh"}, 1),
+    "rnn_relu": ("rnn", {"nonlinearity": "relu"}, 1),
+}
+
+
+@dataclass(frozen=True)
+class CellCase:
+    """A problem for one layer of any cell, drawn from a seed; padding holds NaN and ids out of range.
+
+    Attributes
+    ----------
+    T, B, I, H
+        Sizes.
+    ids
+        Whether x is token ids in [0, I).
+    ragged
+        Whether the sequences have lengths of their own, 0 and T among them.
+    bias
+        "vector" for both biases, "sequence" for a b_ih per sequence, "none".
+    state
+        Whether a state comes in, and gradients of the last one.
+    """
+
+    T: int
+    B: int
+    I: int
+    H: int
+    reverse: bool = False
+    ragged: bool = False
+    ids: bool = False
+    bias: str = "vector"
+    state: bool = True
+
+    def __str__(self) -> str:
+        marks = [name for name in ("reverse", "ragged", "ids") if getattr(self, name)]
+        if self.bias != "vector":
+            marks.append("no bias" if self.bias == "none" else "bias per sequence")
+        return f"T={self.T} B={self.B} I={self.I} H={self.H}" + "".join(f", {mark}" for mark in marks)
+
+    def problem(self, kind: str, dtype: DTypeLike, seed: int = 0) -> CellProblem:
+        """The arguments for a cell, rounded to `dtype`, weights of PyTorch's default size."""
+        T, B, I, H = self.T, self.B, self.I, self.H
+        rng = np.random.default_rng(seed)
+        _, options, gates = CELL_KINDS[kind]
+
+        def normal(*shape: int) -> Array:
+            return rng.standard_normal(shape).astype(dtype)
+
+        def weight(*shape: int) -> Array:
+            return np.asarray(rng.uniform(-1.0, 1.0, shape) / np.sqrt(H), dtype)
+
+        arguments: dict[str, Any] = {
+            "x": rng.integers(I, size=(T, B)) if self.ids else normal(T, B, I),
+            "w_ih": weight(gates * H, I),
+            "w_hh": weight(gates * H, H),
+        }
+        if self.bias != "none":
+            arguments["b_ih"] = weight(*([B] if self.bias == "sequence" else []), gates * H)
+            arguments["b_hh"] = weight(gates * H)
+        states = ("h", "c") if kind == "lstm" else ("h",)
+        if self.state:
+            arguments |= {f"{name}0": normal(B, H) for name in states}
+        lengths = rng.integers(T + 1, size=B) if self.ragged else np.full(B, T)
+        if self.ragged:
+            lengths[0], lengths[-1] = 0, T
+            arguments["lengths"] = lengths
+        dy = normal(T, B, H)
+        padding = np.arange(T)[:, None] >= lengths  # (T, B)
+        arguments["x"][padding] = -7 if self.ids else np.nan
+        dy[padding] = np.nan
+        cotangents = {"dy": dy} | ({f"d{name}_n": normal(B, H) for name in states} if self.state else {})
+        return CellProblem(kind, arguments | options | {"reverse": self.reverse}, cotangents)
+
+
+@dataclass(frozen=True)
+class CellProblem:
+    """Arguments of a cell's forward and gradients for its backward, by name."""
+
+    kind: str
+    arguments: dict[str, Any]
+    cotangents: dict[str, Array]
+
+    def forward(self, ops: ModuleType) -> Any:
+        """The forward of `ops`, which is `rnnkernels` or `rnnkernels.reference`."""
+        return getattr(ops, f"{CELL_KINDS[self.kind][0]}_forward")(**self.arguments)
+
+    def backward(self, ops: ModuleType, saved: object) -> Any:
+        """The backward of `ops`; `saved` may come from the forward of either."""
+        cotangents = dict(self.cotangents)
+        dy = cotangents.pop("dy")
+        return getattr(ops, f"{CELL_KINDS[self.kind][0]}_backward")(dy, saved, **cotangents)
+
+    def as_float64(self) -> CellProblem:
+        """The same numbers for the reference to compute the truth from."""
+        return CellProblem(self.kind, as_float64(self.arguments), as_float64(self.cotangents))
+
+
+def as_float64(value: Any) -> Any:
+    """`value` with every floating-point array in it widened, through mappings, tuples and lists."""
+    if isinstance(value, np.ndarray):
+        return value.astype(np.float64) if value.dtype.kind == "f" else value
+    if isinstance(value, Mapping):
+        return {name: as_float64(part) for name, part in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(as_float64(part) for part in value)
+    return value
+
+
+def named_arrays(result: Any) -> dict[str, Array]:
+    """The arrays of a result tuple by name, those that a forward saved for backward included."""
+    arrays: dict[str, Array] = {}
+    for name, value in result._asdict().items():
+        if name == "saved" and value is not None:
+            owned = {field.name for field in fields(value)} & {"gates", "c", "h"}
+            arrays |= {f"saved.{field}": getattr(value, field) for field in sorted(owned)}
+        elif value is not None:
+            arrays[name] = value
+    return arrays
