@@ -242,3 +242,11 @@ class StackGrads(NamedTuple):
     dx: Array | None = None
     dhx: State | None = None
     params: tuple[tuple[tuple[Array | None, ...], ...], ...] | None = None
+
+
+class LayerGrads(NamedTuple):
+    """Result of a layer's ``backward``; params by PyTorch's names, biases only where the layer has them."""
+
+    dx: Array | None
+    dhx: State
+    params: dict[str, Array]
