@@ -167,6 +167,7 @@ def test_live_display_on_a_terminal(text: Path) -> None:
         (["text.txt", "--lr", "-1"], "--lr: expected a positive number, got -1.0"),
         (["text.txt", "--dropout", "0.5"], "--dropout: expected 0 with one layer"),
         (["text.txt", "--batch", "100000"], "text.txt: expected more characters than the 100000 streams"),
+        (["text.txt", "--threads", "5000"], "num_threads: expected an integer in [1, 1024], got 5000"),
         (["text.txt", "--out", "no/such/model"], "--out: expected a name in a folder that can be written to"),
         (["text.txt", "--out", "model.png"], "--out: expected a file name that does not end in .png"),
         (["--resume", "missing.st"], "missing.st: expected a model file, got nothing"),
@@ -295,9 +296,28 @@ def test_check_fails_on_a_wrong_kernel(
     assert all("db_hh at T=" in line for line in failed)
 
 
-def test_check_refuses_an_unknown_isa(capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_fails_on_a_kernel_that_no_case_covers(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = rnnkernels.info()
+    facts["kernels"] = [*facts["kernels"], f"new_forward_f32_{facts['isa']}"]
+    monkeypatch.setattr("rnnkernels.cli.check.info", lambda: facts)
+    monkeypatch.setattr("rnnkernels.cli.check.SIZES", ((1, 1, 1, 1),))
+    assert main(["check", "--isa", facts["isa"]]) == 1
+    failed = [line for line in capsys.readouterr().out.splitlines() if "FAILED" in line]
+    assert [line.split()[0] for line in failed] == [f"new_forward_f32_{facts['isa']}"]
+
+
+def test_unknown_instruction_set_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "--isa", "mmx"]) == 2
     assert "--isa: expected one of " in capsys.readouterr().err
+    command, environment = (
+        [sys.executable, "-m", "rnnkernels", "info"],
+        os.environ | {"RNNKERNELS_ISA": "mmx"},
+    )
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert run.stderr.startswith("rnnkernels info: RNNKERNELS_ISA: expected one available here")
 
 
 def test_bench(capsys: pytest.CaptureFixture[str]) -> None:

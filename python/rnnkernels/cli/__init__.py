@@ -37,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verb = next(iter(arguments), "")
     try:
         options = _parse(verb, arguments)
+        _configure(options)
         run: Callable[[argparse.Namespace], int] = options.run
         code = run(options)
         sys.stdout.flush()
@@ -60,6 +61,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )  # or Python complains once more at exit
         return BROKEN_PIPE
     return code
+
+
+def _configure(options: argparse.Namespace) -> None:
+    """Apply --threads, and find out now what the environment asks for and cannot have."""
+    from .. import info, set_num_threads
+    from ..charlm import InputError
+
+    try:
+        if getattr(options, "threads", None) is not None:
+            set_num_threads(options.threads)
+        info()
+    except ValueError as error:
+        raise InputError(str(error)) from None
 
 
 def _parse(verb: str, arguments: Sequence[str]) -> argparse.Namespace:

@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from .. import info, set_num_threads
+from .. import info
 from ..bench.cases import SHAPES, Result, compare
 from ..testing import CELL_KINDS
 from .arguments import positive_int
@@ -31,8 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Time and print; 1 if a kernel is further from its reference than its budget."""
-    if options.threads:
-        set_num_threads(options.threads)
     results = [
         result
         for kind in options.cell or ("lstm", "gru", "rnn_tanh")
@@ -55,7 +53,7 @@ def _shape(text: str) -> tuple[int, int, int, int]:
 
 def _table(results: list[Result], machine: str) -> Table:
     title = f"milliseconds, reference against kernel: {results[0].dtype}, {machine}"
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table = Table(title=title, box=None, padding=(0, 2, 0, 0))
     for heading in ("cell", "T,B,I,H", "mode", "reference", "kernel", "ratio (quartiles)", "budget"):
         table.add_column(heading, justify="left" if heading in ("cell", "mode") else "right", no_wrap=True)
     for result in results:

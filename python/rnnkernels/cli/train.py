@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import info, set_num_threads
+from .. import info
 from ..charlm import (
     CELLS,
     Config,
@@ -82,8 +82,6 @@ def run(options: argparse.Namespace) -> int:
     """Train, save, evaluate; the last line is the held-out loss."""
     path = options.out or options.resume or OUT
     _expect_writable(path)
-    if options.threads:
-        set_num_threads(options.threads)
     trainer = _trainer(options)
     with _interruption() as interrupted, display(trainer) as shown:
         shown.say(_header(trainer))
@@ -155,7 +153,8 @@ def _header(trainer: Trainer) -> str:
         f"learning {corpus.name}: {len(corpus.training):,} characters, {len(corpus.held_out):,} held out, "
         f"{len(trainer.vocabulary)} in the vocabulary\n"
         f"{config.cell}, {config.layers} x {config.hidden} units, "
-        f"{trainer.model.parameters.size:,} parameters, {config.dtype}, {facts['isa']}, {facts['num_threads']} threads"
+        f"{trainer.model.parameters.size:,} parameters, {config.dtype}, "
+        f"{facts['isa']}, {facts['num_threads']} threads"
     )
 
 
