@@ -63,6 +63,13 @@ def test_orthogonal_blocks_are_orthogonal(shape: tuple[int, int], gates: int) ->
         assert not np.allclose(w[:3], w[3:6])
 
 
+def test_orthogonal_matrices_are_drawn_uniformly() -> None:
+    """LAPACK alone would give the first element the same sign in every draw."""
+    generator = rng()
+    positive = sum(init.orthogonal(np.empty((5, 5)), generator)[0, 0] > 0 for _ in range(400))
+    assert 150 < positive < 250  # 5 standard deviations
+
+
 def test_identity_and_forget_gate_bias() -> None:
     np.testing.assert_array_equal(init.identity(np.empty((3, 3)), gain=0.5), 0.5 * np.eye(3))
     np.testing.assert_array_equal(init.forget_gate_bias(np.zeros(8)), [0, 0, 1, 1, 0, 0, 0, 0])
