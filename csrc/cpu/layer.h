@@ -18,7 +18,7 @@ struct Arena {
 
   template <class T>
   T* take(int64_t n) {
-    T* piece = base ? reinterpret_cast<T*>(base + used) : nullptr;
+    T* piece = base && n ? reinterpret_cast<T*>(base + used) : nullptr;  // nothing asked for: null
     used += static_cast<size_t>(round_up(n * static_cast<int64_t>(sizeof(T)), cache_line));
     return piece;
   }
