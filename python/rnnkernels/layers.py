@@ -100,7 +100,7 @@ class Recurrent:
     ) -> tuple[Array, State]:
         """Inference: ``forward`` without dropout, keeping nothing; returns (y, hx)."""
         y, hx, _ = functional.stack_forward(
-            self.kind, self._swap(x), self._params(), hx, lengths=lengths, save=False
+            self.kind, self._input(x), self._params(), hx, lengths=lengths, save=False
         )
         return self._swap(y), hx
 
@@ -147,7 +147,7 @@ class Recurrent:
         """
         y, last, saved = functional.stack_forward(
             self.kind,
-            self._swap(x),
+            self._input(x),
             self._params(),
             hx,
             lengths=lengths,
@@ -238,7 +238,8 @@ class Recurrent:
 
     def pack(self) -> Packed:
         """An inference object on a copy of the weights as they are now, laid out once for the kernels."""
-        return Packed(functional.pack(self.kind, self._params()), self.batch_first, self.bidirectional)
+        packed = functional.pack(self.kind, self._params())
+        return Packed(packed, self.input_size, self.dtype, self.batch_first)
 
     def _flat_names(self) -> list[str | None]:
         return [name for of_layer in self._names for names in of_layer for name in names]
@@ -251,6 +252,10 @@ class Recurrent:
             [(array(w_ih), array(w_hh), array(b_ih), array(b_hh)) for w_ih, w_hh, b_ih, b_hh in of_layer]
             for of_layer in self._names
         ]
+
+    def _input(self, x: Array) -> Array:
+        _check_input(x, self.input_size, self.dtype)
+        return self._swap(x)
 
     def _swap(self, a: Array) -> Array:
         """With batch_first (B, T, ...) as (T, B, ...) or back."""
@@ -410,13 +415,17 @@ class RNN(Recurrent):
 class Packed:
     """A layer for inference alone, on weights packed once; immutable.  Made by ``layer.pack()``."""
 
-    def __init__(self, packed: functional.Packed, batch_first: bool, bidirectional: bool) -> None:
-        self._packed, self._batch_first, self._bidirectional = packed, batch_first, bidirectional
+    def __init__(
+        self, packed: functional.Packed, input_size: int, dtype: np.dtype[Any], batch_first: bool
+    ) -> None:
+        self._packed, self._batch_first = packed, batch_first
+        self._input_size, self._dtype = input_size, dtype
 
     def forward(
         self, x: Array, hx: State | None = None, *, lengths: Lengths | None = None
     ) -> tuple[Array, State]:
         """The same (y, hx) as calling the layer; arguments and errors as there."""
+        _check_input(x, self._input_size, self._dtype)
         y, hx = self._packed.forward(_swapped(x) if self._batch_first else x, hx, lengths=lengths)
         return _swapped(y) if self._batch_first else y, hx
 
@@ -442,8 +451,7 @@ class Packed:
         TypeError
             For what is no array, or of another dtype.
         """
-        if self._bidirectional:
-            raise ValueError("step: expected a layer of one direction, got a bidirectional one")
+        _check_input(x_t, self._input_size, self._dtype)
         return self._packed.step(x_t, hx)
 
 
@@ -452,6 +460,15 @@ def _check_size(name: str, size: int, least: int) -> None:
         raise TypeError(f"{name}: expected an integer, got {type(size).__name__}")
     if size < least:
         raise ValueError(f"{name}: expected at least {least}, got {size}")
+
+
+def _check_input(x: Array, input_size: int, dtype: np.dtype[Any]) -> None:
+    """Blame x, not the weights, where the two do not fit; the kernels check the rest."""
+    if isinstance(x, np.ndarray) and x.dtype.kind == "f":
+        if x.dtype != dtype:
+            raise TypeError(f"x: expected {dtype} like the layer, got {x.dtype}")
+        if x.ndim and x.shape[-1] != input_size:
+            raise ValueError(f"x: expected (..., input_size) with input_size = {input_size}, got {x.shape}")
 
 
 def _swapped(a: Array) -> Array:
