@@ -116,6 +116,7 @@ class ForwardLayer {
     sync(team);
     for (Range chunk{0, 0}; chunk.end < schedule.steps;) {
       chunk = next_chunk(schedule, chunk.end, chunk_rows_forward);
+      if (call.split_batch) sync(team);  // sequences of unequal lengths: rows of xg change hands
       project(chunk);
       for (int64_t s = chunk.begin; s < chunk.end; ++s) step(chunk, s);
     }

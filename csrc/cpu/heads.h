@@ -332,7 +332,9 @@ struct LinearCrossEntropyBackward {
     if (args.dw) {
       PackedMatrix<Real> packed(rows, args.H);
       packed.data = layout.inputs;
-      packed.pack(share(packed.panels(), team), [&](int64_t k) { return h + k * args.H; });
+      packed.pack(share(packed.panels(), team), [&](int64_t k) {
+        return args.targets[row + k] == args.ignore_index ? nullptr : h + k * args.H;  // whatever an ignored row holds
+      });
     }
   }
 };
