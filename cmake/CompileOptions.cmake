@@ -2,7 +2,7 @@
 # contract (docs/accuracy.md) rests on -ffp-contract=off: GCC contracts even intrinsics, and a contracted product rounds
 # differently per instruction set.  No flag here may let the compiler reorder or drop floating-point operations.
 add_library(rnnkernels_options INTERFACE)
-target_include_directories(rnnkernels_options INTERFACE "${PROJECT_SOURCE_DIR}/csrc")
+target_include_directories(rnnkernels_options INTERFACE "${CMAKE_CURRENT_LIST_DIR}/../csrc")
 target_compile_options(rnnkernels_options INTERFACE
   -ffp-contract=off -fno-math-errno
   -Wall -Wextra -Wpedantic -Wshadow -Wconversion

@@ -13,7 +13,8 @@ if(RNNKERNELS_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   list(APPEND RNNKERNELS_ISAS avx2 avx512)
   # csrc/cpu/cpuid.cpp asks for exactly these features.  g++ 12 has no -march=znver4: the flags are named.
   set(RNNKERNELS_FLAGS_avx2 -mavx2 -mfma -mbmi -mbmi2)
-  set(RNNKERNELS_FLAGS_avx512 ${RNNKERNELS_FLAGS_avx2} -mavx512f -mavx512cd -mavx512bw -mavx512dq -mavx512vl)
+  set(RNNKERNELS_FLAGS_avx512 ${RNNKERNELS_FLAGS_avx2} -mavx512f -mavx512cd -mavx512bw -mavx512dq -mavx512vl
+      $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)  # g++ 12 warns of its own intrinsics (GCC bug 105593)
 elseif(RNNKERNELS_PROCESSOR MATCHES "^(aarch64|arm64)$")
   list(APPEND RNNKERNELS_ISAS neon)  # part of the baseline: no flag
   set(RNNKERNELS_FLAGS_neon "")
@@ -26,7 +27,7 @@ function(rnnkernels_add_cpu_kernels target)
   foreach(isa IN LISTS RNNKERNELS_ISAS)
     foreach(dtype real IN ZIP_LISTS RNNKERNELS_DTYPES RNNKERNELS_REALS)
       set(objects kernels_${isa}_${dtype})
-      add_library(${objects} OBJECT csrc/cpu/kernels.cpp)
+      add_library(${objects} OBJECT "${CMAKE_CURRENT_FUNCTION_LIST_DIR}/../csrc/cpu/kernels.cpp")
       target_compile_definitions(${objects} PRIVATE
         RNNKERNELS_ISA=${isa} RNNKERNELS_REAL=${real} RNNKERNELS_DTYPE=${dtype})
       target_compile_options(${objects} PRIVATE ${RNNKERNELS_FLAGS_${isa}})
