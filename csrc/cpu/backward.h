@@ -141,7 +141,9 @@ class BackwardLayer {
 
   void start_tile(Real* tile, int64_t s, int64_t row, int count, int64_t column) const {
     for (int r = 0; r < count; ++r) {
-      const Real* dy = s < 0 ? nullptr : row_or_null<Real>(call.dy, user_row(schedule, s, row + r), call.dy_stride);
+      const int64_t now = s < 0 ? 0 : user_row(schedule, s, row + r);
+      const Real* dy = s < 0 ? nullptr : row_or_null<Real>(call.dy, now, call.dy_stride);
+      if (s >= 0) prefetch_saved(now, column);
       for (int64_t v = 0; v < w_hh.width(); v += lanes) {
         const int n = valid(column + v);
         V sum = V::load(dh + (row + r) * stride() + column + v);
@@ -149,6 +151,15 @@ class BackwardLayer {
         sum.store(tile + r * w_hh.width() + v);
       }
     }
+  }
+
+  // What apply_cell will read of this row when the tile's product is done.
+  void prefetch_saved(int64_t row, int64_t column) const {
+    for (int g = 0; g < Cell::saved_gates; ++g) {
+      prefetch(static_cast<const Real*>(call.io.gates) + (row * Cell::saved_gates + g) * H + column, w_hh.width());
+    }
+    if (Cell::has_c) prefetch(static_cast<const Real*>(call.io.c) + row * H + column, w_hh.width());
+    if (!Cell::has_c) prefetch(static_cast<const Real*>(call.io.h) + row * H + column, w_hh.width());
   }
 
   Real* dgates_row(Range chunk, int64_t s, int64_t j) const {
@@ -330,7 +341,10 @@ class BackwardLayer {
   // dw[m + gate_row] += dgates[:, m]^T b
   void add_product(Range m, int64_t gate_row, const PackedMatrix<Real>& b, void* gradient) const {
     Real* dw = static_cast<Real*>(gradient);
-    const auto init = [&](Real* tile, int64_t, int count, int64_t) { fill_zero(tile, count * b.width()); };
+    const auto init = [&](Real* tile, int64_t row, int count, int64_t column) {
+      fill_zero(tile, count * b.width());
+      for (int r = 0; r < count; ++r) prefetch(dw + (row + r + gate_row) * b.columns + column, b.width());
+    };
     const auto done = [&](const Real* tile, int64_t row, int count, int64_t column) {
       for (int r = 0; r < count; ++r) {
         Real* to = dw + (row + r + gate_row) * b.columns;
@@ -339,7 +353,11 @@ class BackwardLayer {
         });
       }
     };
-    multiply<Real>({dgates[current], dgates_stride(), true}, b, m, {0, b.panels()}, init, done);
+    // Row by row of tiles, so that a tile's columns of dgates are read from memory once.
+    const int64_t tallest = rows_per_tile<Real>(b.N);
+    for (int64_t row = m.begin; row < m.end; row += tallest) {
+      multiply<Real>({dgates[current], dgates_stride(), true}, b, {row, smaller(m.end, row + tallest)}, {0, b.panels()}, init, done);
+    }
   }
 
   // Token ids: row k of dgates belongs to column ids[user[k]] of dw_ih.
@@ -364,15 +382,10 @@ class BackwardLayer {
       db_ih = nullptr;
     }
     if (!db_ih && !db_hh) return;
-    for (int64_t i = m.begin; i < m.end; i += lanes) {
-      const int n = static_cast<int>(smaller(lanes, m.end - i));
-      V sum(0);
-      for (int64_t k = 0; k < count; ++k) sum = sum + V::load(dgates[current] + k * dgates_stride() + i, n);
-      Real* const biases[] = {db_ih, db_hh};
-      for (Real* db : biases) {
-        if (db) (V::load(db + i + gate_row, n) + sum).store(db + i + gate_row, n);
-      }
-    }
+    for_each_column_sum<Real>(dgates[current], dgates_stride(), count, m, [&](int64_t i, Real sum) {
+      if (db_ih) db_ih[i + gate_row] += sum;
+      if (db_hh) db_hh[i + gate_row] += sum;
+    });
   }
 
   void add_bias_per_sequence(int64_t count, Range m, int64_t gate_row, Real* db_ih) const {

@@ -239,6 +239,12 @@ inline void for_each_vector(int64_t width, int64_t column, int64_t columns, cons
   }
 }
 
+// Asks for n elements ahead of their use.
+template <class Real>
+inline void prefetch(const Real* p, int64_t n) {
+  for (int64_t i = 0; i < n; i += cache_line / static_cast<int64_t>(sizeof(Real))) __builtin_prefetch(p + i);
+}
+
 template <class Real>
 inline void fill_zero(Real* p, int64_t n) {
   for (int64_t i = 0; i < n; ++i) p[i] = 0;

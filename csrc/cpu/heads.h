@@ -61,16 +61,9 @@ inline void product(const Operand<Real>& a, const PackedMatrix<Real>& b, Range r
   multiply<Real>(a, b, rows, {0, b.panels()}, init, done);
 }
 
-// db += column sums of dy (rows, O), for own columns.
 template <class Real>
 inline void add_column_sums(const Real* dy, int64_t rows, int64_t O, Range own, Real* db) {
-  using V = Vec<Real>;
-  for (int64_t i = own.begin; i < own.end; i += V::lanes) {
-    const int n = static_cast<int>(smaller(V::lanes, own.end - i));
-    V sum(0);
-    for (int64_t k = 0; k < rows; ++k) sum = sum + V::load(dy + k * O + i, n);
-    (V::load(db + i, n) + sum).store(db + i, n);
-  }
+  for_each_column_sum(dy, O, rows, own, [&](int64_t column, Real sum) { db[column] += sum; });
 }
 
 struct Sum {

@@ -91,6 +91,20 @@ inline void zero_padding(const Schedule& schedule, Real* array, int64_t stride, 
   }
 }
 
+// Calls body(column, sum over the rows) for some columns of a matrix, reading it row by row.
+template <class Real, class Body>
+inline void for_each_column_sum(const Real* matrix, int64_t stride, int64_t rows, Range columns, const Body& body) {
+  constexpr int64_t block = 256;
+  for (int64_t first = columns.begin; first < columns.end; first += block) {
+    const int64_t n = smaller(block, columns.end - first);
+    Real sum[block] = {};
+    for (int64_t k = 0; k < rows; ++k) {
+      for (int64_t i = 0; i < n; ++i) sum[i] += matrix[k * stride + first + i];
+    }
+    for (int64_t i = 0; i < n; ++i) body(first + i, sum[i]);
+  }
+}
+
 template <class Real>
 inline const Real* row_or_null(const void* array, int64_t row, int64_t stride) {
   return array ? static_cast<const Real*>(array) + row * stride : nullptr;
