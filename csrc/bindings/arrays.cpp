@@ -133,34 +133,28 @@ void copy_lengths(const Name& name, py::handle values, int64_t T, int64_t B, int
   }
 }
 
-[[noreturn]] void bad_id(const Name& name, int64_t I, int64_t id, int64_t t, int64_t b) {
-  bad_value(name, "token ids in [0, I) = [0, " + std::to_string(I) + ")",
-            std::to_string(id) + " at (" + std::to_string(t) + ", " + std::to_string(b) + ")");
+// Position of element `flat` of an array of the shape: "(3, 1)".
+std::string index_text(const py::ssize_t* sizes, int rank, int64_t flat) {
+  py::ssize_t index[Shape::max_rank];
+  for (int d = rank - 1; d >= 0; flat /= sizes[d--]) index[d] = flat % sizes[d];
+  return tuple_text(index, rank);
 }
 
 template <class Int>
-void copy_ids(const Name& name, const Int* ids, const int64_t* lengths, int64_t T, int64_t B, int64_t I,
-              int64_t* result) {
+void copy_ids(const Name& name, const py::array& array, const Int* ids, const int64_t* lengths, int64_t T, int64_t B,
+              int64_t I, int64_t* result) {
   for (int64_t t = 0; t < T; ++t) {
-    for (int64_t b = 0; b < B; ++b, ++ids, ++result) {
+    for (int64_t b = 0; b < B; ++b) {
       const bool padding = lengths != nullptr && t >= lengths[b];
-      const int64_t id = padding ? 0 : *ids;
-      if (!padding && (id < 0 || id >= I)) bad_id(name, I, id, t, b);
-      *result = id;
+      const int64_t id = padding ? 0 : ids[t * B + b];
+      if (!padding && (id < 0 || id >= I)) {
+        const Proxy* a = proxy(array);
+        bad_value(name, "token ids in [0, I) = [0, " + std::to_string(I) + ")",
+                  std::to_string(id) + " at " + index_text(a->dimensions, a->nd, t * B + b));
+      }
+      result[t * B + b] = id;
     }
   }
-}
-
-[[noreturn]] void bad_target(const Name& name, const Shape& shape, int64_t V, int64_t ignore_index, int64_t target,
-                             int64_t flat) {
-  py::ssize_t index[Shape::max_rank];
-  for (int d = shape.rank - 1; d >= 0; --d) {
-    index[d] = flat % shape.sizes[d];
-    flat /= shape.sizes[d];
-  }
-  bad_value(name,
-            "classes in [0, V) = [0, " + std::to_string(V) + ") or ignore_index = " + std::to_string(ignore_index),
-            std::to_string(target) + " at " + tuple_text(index, shape.rank));
 }
 
 template <class Int>
@@ -170,7 +164,12 @@ int64_t copy_targets(const Name& name, const Int* targets, const Shape& shape, i
   for (int64_t n = 0; n < N; ++n) {
     const int64_t target = targets[n];
     if (target != ignore_index) {
-      if (target < 0 || target >= V) bad_target(name, shape, V, ignore_index, target, n);
+      if (target < 0 || target >= V) {
+        bad_value(
+            name,
+            "classes in [0, V) = [0, " + std::to_string(V) + ") or ignore_index = " + std::to_string(ignore_index),
+            std::to_string(target) + " at " + index_text(shape.sizes, shape.rank, n));
+      }
       ++count;
     }
     result[n] = target;
@@ -186,7 +185,9 @@ std::string Name::text() const {
   std::string text = owner;
   if (layer >= 0) text += "[" + std::to_string(layer) + "][" + std::to_string(direction) + "].";
   if (text == "out") return "out['" + std::string(field) + "']";
-  return text + field;
+  text += field;
+  if (!text.empty() && text.back() == '.') text.pop_back();  // of a whole layer
+  return text;
 }
 
 std::string tuple_text(const py::ssize_t* values, int count) {
@@ -289,6 +290,15 @@ std::size_t size_of(Dtype dtype) { return size_of(element_of(dtype)); }
 
 const char* name_of(Dtype dtype) { return dtype == Dtype::f32 ? "float32" : "float64"; }
 
+py::array as_array(const Name& name, py::handle value) {
+  const npy_api& api = npy_api::get();
+  if (!api.PyArray_Check_(value.ptr())) bad_type(name, "a NumPy array", type_text(value));
+  if (Py_TYPE(value.ptr()) != api.PyArray_Type_ && py::isinstance(value, numpy().masked_array)) {
+    bad_type(name, "a NumPy array without a mask", type_text(value));
+  }
+  return py::reinterpret_borrow<py::array>(value);
+}
+
 bool is_number(py::handle value) {
   return PyFloat_Check(value.ptr()) || is_integer(value) || py::isinstance(value, numpy().floating);
 }
@@ -324,14 +334,8 @@ Scratch new_scratch(Dtype dtype, const Shape& shape) { return Scratch(new std::b
 // -- inputs -----------------------------------------------------------------------------------------------------
 
 py::array Inputs::array(const Name& name, py::handle value) {
-  const npy_api& api = npy_api::get();
-  if (!api.PyArray_Check_(value.ptr())) bad_type(name, "a NumPy array", type_text(value));
-  if (Py_TYPE(value.ptr()) != api.PyArray_Type_ && py::isinstance(value, numpy().masked_array)) {
-    bad_type(name, "a NumPy array without a mask", type_text(value));
-  }
-  auto array = py::reinterpret_borrow<py::array>(value);
-  arguments_.push_back({name, array});
-  return array;
+  arguments_.push_back({name, as_array(name, value)});
+  return arguments_.back().array;
 }
 
 void Inputs::lead(const Name& name, const py::array& array) {
@@ -390,8 +394,7 @@ Output Outputs::add(const char* field, py::handle given, const Shape& shape, boo
   const bool is_given = given && !given.is_none();
   py::array array;
   if (is_given) {
-    Inputs own;  // the type check alone: an output is no input
-    array = own.array(name, given);
+    array = as_array(name, given);
     check(name, array, shape);
     if (transposed ? has_flags(array, direct_transposed) : has_flags(array, direct)) {
       given_.push_back({name, array, {}});
@@ -422,20 +425,18 @@ void Outputs::finish() {
 
 // -- integers ---------------------------------------------------------------------------------------------------
 
-py::object read_lengths(const Name& name, py::handle value, int64_t T, int64_t B) {
+py::object read_lengths(Inputs& inputs, const Name& name, py::handle value, int64_t T, int64_t B) {
   if (value.is_none()) return py::none();
   const Shape shape("(B)", {B});
-  const bool is_array = npy_api::get().PyArray_Check_(value.ptr());
-  Inputs own;
   const void* data = nullptr;
   Element element = Element::other;
-  if (is_array) {
-    const py::array array = own.array(name, value);
+  if (py::isinstance<py::array>(value)) {
+    const py::array array = inputs.array(name, value);
     const char kind = py::detail::array_descriptor_proxy(proxy(array)->descr)->kind;
     if (kind != 'i' && kind != 'u') bad_type(name, "integers", dtype_text(array));
     if (!shape.matches(array)) bad_value(name, shape.text(), shape_text(array));
     element = element_of(array);
-    data = own.contiguous(array);
+    data = inputs.contiguous(array);
   } else {
     if (!PySequence_Check(value.ptr())) bad_type(name, "a sequence of integers", type_text(value));
     const py::ssize_t size = PySequence_Size(value.ptr());
@@ -457,9 +458,9 @@ std::unique_ptr<int64_t[]> read_ids(Inputs& inputs, const Name& name, const py::
   std::unique_ptr<int64_t[]> result(new int64_t[to_size(T * B)]);
   const void* data = inputs.contiguous(ids);
   if (element_of(ids) == Element::i32) {
-    copy_ids(name, static_cast<const int32_t*>(data), lengths, T, B, I, result.get());
+    copy_ids(name, ids, static_cast<const int32_t*>(data), lengths, T, B, I, result.get());
   } else {
-    copy_ids(name, static_cast<const int64_t*>(data), lengths, T, B, I, result.get());
+    copy_ids(name, ids, static_cast<const int64_t*>(data), lengths, T, B, I, result.get());
   }
   return result;
 }

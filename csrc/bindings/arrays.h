@@ -69,7 +69,8 @@ bool is_transposed(const py::array& array);  // the transpose of a C-contiguous,
 std::size_t size_of(Dtype dtype);
 const char* name_of(Dtype dtype);
 
-bool is_number(py::handle value);  // a real Python or NumPy scalar, not a bool
+py::array as_array(const Name& name, py::handle value);  // TypeError for anything but an array
+bool is_number(py::handle value);                        // a real Python or NumPy scalar, not a bool
 bool read_bool(const Name& name, py::handle value);
 int64_t read_int64(const Name& name, py::handle value);
 
@@ -138,7 +139,7 @@ class Outputs {
 };
 
 // (B) integers in [0, T] as a new int64 array, or None for None.
-py::object read_lengths(const Name& name, py::handle value, int64_t T, int64_t B);
+py::object read_lengths(Inputs& inputs, const Name& name, py::handle value, int64_t T, int64_t B);
 
 // (T, B) token ids in [0, I) as int64; padding is not looked at and reads 0.
 std::unique_ptr<int64_t[]> read_ids(Inputs& inputs, const Name& name, const py::array& ids, const int64_t* lengths,

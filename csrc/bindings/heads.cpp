@@ -2,7 +2,8 @@
 //
 // Leading dimensions are rows: N is their product.  A loss is reduced here, in float64 and in the order of the rows; the
 // kernels know only losses, and gradients of losses, of single rows.
-#include <cmath>
+#include <algorithm>
+#include <cstring>
 #include <limits>
 
 #include "../cpu/dispatch.h"
@@ -145,6 +146,13 @@ struct Losses {
 
   void* rows() { return reduction == Reduction::none ? loss.mutable_data() : scratch.get(); }
 
+  // Without classes: every target is ignored.
+  void clear() {
+    const std::size_t bytes = to_size(N) * size_of(dtype);
+    std::memset(rows(), 0, bytes);
+    std::memset(lse.mutable_data(), 0, bytes);
+  }
+
   // (loss, lse, count)
   py::tuple finish(int64_t count) {
     if (reduction != Reduction::none) {
@@ -214,7 +222,11 @@ py::tuple cross_entropy_forward(py::handle logits, py::handle targets, py::handl
   Losses losses(args.dtype, rows.shape("(...)"), args.N, how);
   args.loss = losses.rows();
   args.lse = losses.lse.mutable_data();
-  without_gil([&] { cpu::cross_entropy_forward(args, execution); });
+  if (args.V == 0) {
+    losses.clear();
+  } else {
+    without_gil([&] { cpu::cross_entropy_forward(args, execution); });
+  }
   return losses.finish(labels.count);
 }
 
@@ -237,7 +249,7 @@ py::object cross_entropy_backward(py::handle dloss, py::handle saved, const cpu:
   args.dloss = scale.get();
   py::array dlogits = new_array(args.dtype, rows.shape("(..., V)", args.V));
   args.dlogits = dlogits.mutable_data();
-  without_gil([&] { cpu::cross_entropy_backward(args, execution); });
+  if (args.V > 0) without_gil([&] { cpu::cross_entropy_backward(args, execution); });
   return std::move(dlogits);
 }
 
@@ -261,7 +273,11 @@ py::tuple linear_cross_entropy_forward(py::handle h, py::handle w, py::handle b,
   Losses losses(args.dtype, rows.shape("(...)"), args.N, how);
   args.loss = losses.rows();
   args.lse = losses.lse.mutable_data();
-  without_gil([&] { cpu::linear_cross_entropy_forward(args, execution); });
+  if (args.V == 0) {
+    losses.clear();
+  } else {
+    without_gil([&] { cpu::linear_cross_entropy_forward(args, execution); });
+  }
   return losses.finish(labels.count);
 }
 
@@ -292,7 +308,11 @@ py::tuple linear_cross_entropy_backward(py::handle dloss, py::handle saved, int 
   const py::object of_h = gradients.add(true, dx, "dh", rows.shape("(..., H)", args.H), args.dh);
   const py::object of_w = gradients.add(true, dw, "dw", Shape("(V, H)", {args.V, args.H}), args.dw);
   const py::object of_b = gradients.add(args.b != nullptr, db, "db", Shape("(V)", {args.V}), args.db);
-  without_gil([&] { cpu::linear_cross_entropy_backward(args, execution); });
+  if (args.V > 0) {
+    without_gil([&] { cpu::linear_cross_entropy_backward(args, execution); });
+  } else if (args.dh != nullptr && !args.accumulate) {
+    std::memset(args.dh, 0, to_size(args.N * args.H) * size_of(args.dtype));
+  }
   outputs.finish();
   return py::make_tuple(of_h, of_w, of_b);
 }

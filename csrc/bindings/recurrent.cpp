@@ -118,7 +118,7 @@ void read_x(Call& call, const Name& name, py::handle value) {
 // After the weights, which tell I to a call with token ids.
 void read_lengths_and_ids(Call& call, const Place& place, py::handle lengths) {
   Problem& p = call.problem;
-  call.lengths = read_lengths(place("lengths"), lengths, p.T, p.B);
+  call.lengths = read_lengths(call.inputs, place("lengths"), lengths, p.T, p.B);
   if (!call.lengths.is_none()) {
     p.lengths = static_cast<const int64_t*>(py::reinterpret_borrow<py::array>(call.lengths).data());
   }
@@ -197,9 +197,8 @@ std::vector<Weights> read_params(Call& call, py::handle params) {
   const int D = call.problem.directions;
   for (int k = 0; k < call.count(); ++k) {
     const Place place = call.single ? Place{"", -1, -1} : Place{"params", k / D, k % D};
-    const py::tuple four = read_tuple(place("weights"), "a tuple (w_ih, w_hh, b_ih, b_hh)", flat[to_size(k)]);
-    if (four.size() != 4)
-      bad_value(place("weights"), "(w_ih, w_hh, b_ih, b_hh)", std::to_string(four.size()) + " items");
+    const py::tuple four = read_tuple(place(""), "a tuple (w_ih, w_hh, b_ih, b_hh)", flat[to_size(k)]);
+    if (four.size() != 4) bad_value(place(""), "(w_ih, w_hh, b_ih, b_hh)", std::to_string(four.size()) + " items");
     weights.push_back(read_weights(call, place, {four[0], four[1], four[2], four[3]}));
   }
   return weights;
@@ -355,9 +354,9 @@ py::object get(py::handle saved, py::handle field) {
   return py::reinterpret_steal<py::object>(value);
 }
 
-void check_same_lengths(const Call& call, const Name& name, py::handle lengths) {
+void check_same_lengths(Call& call, const Name& name, py::handle lengths) {
   const Problem& p = call.problem;
-  const py::object own = read_lengths(name, lengths, p.T, p.B);
+  const py::object own = read_lengths(call.inputs, name, lengths, p.T, p.B);
   bool same = own.is_none() == call.lengths.is_none();
   if (same && !own.is_none()) {
     const auto* values = static_cast<const int64_t*>(py::reinterpret_borrow<py::array>(own).data());
