@@ -14,8 +14,11 @@
 namespace rnnkernels::bindings {
 namespace {
 
-constexpr std::array<Cell, 5> all_cells = {Cell::lstm, Cell::gru, Cell::gru_reset_before, Cell::rnn_tanh,
-                                           Cell::rnn_relu};
+constexpr Cell all_cells[] = {
+#define RNNKERNELS_CELL(name, type) Cell::name,
+#include "../core/cells.inc"
+#undef RNNKERNELS_CELL
+};
 
 // The fields of the gradient tuples in Python, in their order: bit numbers of `needs`, and places in `out`.
 enum Gradient { dx, dw_ih, dw_hh, db_ih, db_hh, dh0, dc0 };
