@@ -392,7 +392,7 @@ void Outputs::check(const Name& name, const py::array& array, const Shape& shape
 Output Outputs::add(const char* field, py::handle given, const Shape& shape, bool transposed) {
   const Name name("out", field);
   const bool is_given = given && !given.is_none();
-  py::array array;
+  py::array array = no_array();
   if (is_given) {
     array = as_array(name, given);
     check(name, array, shape);

@@ -74,6 +74,7 @@ bool is_number(py::handle value);                        // a real Python or Num
 bool read_bool(const Name& name, py::handle value);
 int64_t read_int64(const Name& name, py::handle value);
 
+inline py::array no_array() { return py::reinterpret_steal<py::array>(py::handle()); }  // py::array() would allocate
 py::array new_array(Element element, const Shape& shape);
 py::array new_array(Dtype dtype, const Shape& shape);
 

@@ -1,225 +1,21 @@
-// Forward and backward of a stack of recurrent layers, and packs of one: arguments checked, results allocated, kernel run.
-//
-// Level 0 is the stack of one layer and one direction.  `single` says so; all it changes is what things are called and
-// shaped for the user: `w_hh` instead of `params[0][0].w_hh`, h0 (B, H) instead of (L*D, B, H).
+// Forward and backward of a stack of recurrent layers, and packs of one: results allocated, kernel run, results handed over.
 #include <algorithm>
-#include <array>
 #include <cstring>
-#include <type_traits>
 
 #include "../cpu/dispatch.h"
-#include "arrays.h"
 #include "bindings.h"
+#include "call.h"
 
 namespace rnnkernels::bindings {
 namespace {
 
-constexpr Cell all_cells[] = {
-#define RNNKERNELS_CELL(name, type) Cell::name,
-#include "../core/cells.inc"
-#undef RNNKERNELS_CELL
-};
-
 // The fields of the gradient tuples in Python, in their order: bit numbers of `needs`, and places in `out`.
 enum Gradient { dx, dw_ih, dw_hh, db_ih, db_hh, dh0, dc0 };
-
-// A call in the making: what has been read so far.
-struct Call {
-  Call(Cell cell_, bool single_) : cell(traits(cell_)), single(single_) {
-    problem.cell = cell_;
-    problem.T = 1;  // of a step, which has no axis of time
-    problem.B = problem.I = problem.H = -1;
-    problem.layers = problem.directions = 1;
-  }
-
-  int count() const { return problem.layers * problem.directions; }
-  int64_t width() const { return problem.directions * problem.H; }  // of y
-  bool empty() const { return problem.T == 0 || problem.B == 0 || problem.H == 0; }
-
-  Shape state() const {
-    if (single) return Shape("(B, H)", {problem.B, problem.H});
-    return Shape("(L*D, B, H)", {count(), problem.B, problem.H});
-  }
-  Shape sequence(const char* symbols, int64_t size) const {
-    if (step) return Shape("(B, D*H)", {problem.B, size});
-    return Shape(symbols, {problem.T, problem.B, size});
-  }
-  // Level 0 has a name of its own for each state, a stack has the pair for an LSTM and the array for other cells.
-  Name state_name(const char* level0, const char* stack, const char* index) const {
-    return single ? Name(level0) : cell.has_c ? Name(stack, index) : Name(stack);
-  }
-  Shape output() const { return sequence(single ? "(T, B, H)" : "(T, B, D*H)", width()); }
-
-  // Of element `index` of an array with one (B, H) for each layer and direction.
-  template <class Pointer>
-  Pointer state_at(Pointer states, int index) const {
-    using Byte = std::conditional_t<std::is_const_v<std::remove_pointer_t<Pointer>>, const char, char>;
-    if (states == nullptr) return nullptr;
-    const auto size = static_cast<int64_t>(size_of(problem.dtype));
-    return static_cast<Byte*>(states) + index * problem.B * problem.H * size;
-  }
-
-  Inputs inputs;
-  Problem problem{};
-  const CellTraits& cell;
-  bool single;
-  bool step = false;
-  bool has_dtype = false;
-  py::array x;
-  const void* dense_x = nullptr;
-  bool has_ids = false;
-  std::unique_ptr<int64_t[]> ids;
-  py::object lengths = py::none();
-};
-
-// Whose argument it is: nobody's (level 0), `saved.`, or one layer's and direction's.
-struct Place {
-  const char* owner;
-  int layer, direction;
-  Name operator()(const char* field) const { return Name(owner, field, layer, direction); }
-};
-
-Cell read_kind(py::handle kind) {
-  std::string names;
-  for (const Cell cell : all_cells) {
-    const char* name = traits(cell).name;
-    if (PyUnicode_Check(kind.ptr()) && PyUnicode_CompareWithASCIIString(kind.ptr(), name) == 0) return cell;
-    names += names.empty() ? name : std::string(", ") + name;
-  }
-  bad_value("kind", "one of " + names, py::repr(kind).cast<std::string>());
-}
-
-// -- inputs -----------------------------------------------------------------------------------------------------
-
-void fix_dtype(Call& call, const Name& name, const py::array& array) {
-  if (call.has_dtype) return call.inputs.check_dtype(name, array);
-  call.inputs.lead(name, array);
-  call.has_dtype = true;
-}
-
-// Sizes and dtype of the first layer's x; an I or a dtype that is known already (of a pack) is checked.
-void read_x(Call& call, const Name& name, py::handle value) {
-  Problem& p = call.problem;
-  call.x = call.inputs.array(name, value);
-  const Element element = element_of(call.x);
-  if (element == Element::other) bad_type(name, "float32, float64, or token ids of int32 or int64", dtype_text(call.x));
-  call.has_ids = element == Element::i32 || element == Element::i64;
-  if (!call.has_ids) fix_dtype(call, name, call.x);
-
-  const int time = call.step ? 0 : 1;
-  const int rank = time + (call.has_ids ? 1 : 2);
-  const Shape shape = call.has_ids ? (call.step ? Shape("token ids (B)", {-1}) : Shape("token ids (T, B)", {-1, -1}))
-                                   : (call.step ? Shape("(B, I)", {-1, p.I}) : Shape("(T, B, I)", {-1, -1, p.I}));
-  if (call.x.ndim() != rank || !shape.matches(call.x)) bad_value(name, shape.text(), shape_text(call.x));
-  if (!call.step) p.T = call.x.shape(0);
-  p.B = call.x.shape(time);
-  if (call.has_ids) return;
-  p.I = call.x.shape(time + 1);
-  call.dense_x = call.inputs.contiguous(call.x);
-}
-
-// After the weights, which tell I to a call with token ids.
-void read_lengths_and_ids(Call& call, const Place& place, py::handle lengths) {
-  Problem& p = call.problem;
-  call.lengths = read_lengths(call.inputs, place("lengths"), lengths, p.T, p.B);
-  if (!call.lengths.is_none()) {
-    p.lengths = static_cast<const int64_t*>(py::reinterpret_borrow<py::array>(call.lengths).data());
-  }
-  if (!call.has_ids) return;
-  call.ids = read_ids(call.inputs, place("x"), call.x, p.lengths, p.T, p.B, p.I);
-  p.ids = call.ids.get();
-}
-
-using FourWeights = std::array<py::object, 4>;  // w_ih, w_hh, b_ih, b_hh
-
-Weights read_weights(Call& call, const Place& place, const FourWeights& arrays) {
-  Problem& p = call.problem;
-  const int G = call.cell.gates;
-  const bool first_layer = place.layer <= 0;
-
-  const py::array w_ih = call.inputs.array(place("w_ih"), arrays[0]);
-  fix_dtype(call, place("w_ih"), w_ih);
-  int64_t H = p.H;
-  if (H < 0 && w_ih.ndim() == 2 && w_ih.shape(0) % G == 0) H = w_ih.shape(0) / G;
-  const int64_t I = first_layer ? p.I : p.directions * H;
-  const Shape shape(first_layer ? "(G*H, I)" : "(G*H, D*H)", {H < 0 ? -1 : G * H, I}, G);
-  if (H < 0 || !shape.matches(w_ih)) bad_value(place("w_ih"), shape.text(), shape_text(w_ih));
-  p.H = H;
-  if (first_layer) p.I = w_ih.shape(1);
-
-  Weights w{};
-  if (first_layer && call.has_ids && is_transposed(w_ih)) {
-    w.w_ih = w_ih.data();
-    w.w_ih_row_stride = 1;
-    w.w_ih_col_stride = G * H;
-  } else {
-    w.w_ih = call.inputs.contiguous(w_ih);
-    w.w_ih_row_stride = w_ih.shape(1);
-    w.w_ih_col_stride = 1;
-  }
-  w.w_hh = call.inputs.real(place("w_hh"), arrays[1], Shape("(G*H, H)", {G * H, H}, G));
-  w.b_ih_per_sequence =
-      p.B >= 0 && py::isinstance<py::array>(arrays[2]) && py::reinterpret_borrow<py::array>(arrays[2]).ndim() == 2;
-  w.b_ih = call.inputs.optional(place("b_ih"), arrays[2],
-                                w.b_ih_per_sequence ? Shape("(B, G*H)", {p.B, G * H}, G) : Shape("(G*H)", {G * H}, G));
-  w.b_hh = call.inputs.optional(place("b_hh"), arrays[3], Shape("(G*H)", {G * H}, G));
-  return w;
-}
-
-// A tuple or list as a tuple, so that nobody changes its length meanwhile.
-py::tuple read_tuple(const Name& name, const char* expected, py::handle value) {
-  if (!PyTuple_Check(value.ptr()) && !PyList_Check(value.ptr())) bad_type(name, expected, type_text(value));
-  return py::reinterpret_steal<py::tuple>(PySequence_Tuple(value.ptr()));
-}
-
-// nested[layer][direction]; fixes L and D.
-std::vector<py::object> read_nested(Call& call, const Name& name, py::handle nested) {
-  const py::tuple layers = read_tuple(name, "a tuple or list of layers", nested);
-  std::vector<py::object> flat;
-  std::size_t D = 0;
-  for (const py::handle layer : layers) {
-    const py::tuple directions = read_tuple(name, "a tuple or list of directions in each layer", layer);
-    if (D == 0) D = directions.size();
-    if (directions.size() != D) break;
-    for (const py::handle direction : directions) flat.push_back(py::reinterpret_borrow<py::object>(direction));
-  }
-  if (D < 1 || D > 2 || flat.size() != layers.size() * D) {
-    std::string got;
-    for (const py::handle layer : layers) got += (got.empty() ? "[" : ", ") + std::to_string(py::len(layer));
-    bad_value(name, "one or more layers of 1 or 2 directions each", got.empty() ? "none" : got + "]");
-  }
-  call.problem.layers = static_cast<int>(layers.size());
-  call.problem.directions = static_cast<int>(D);
-  return flat;
-}
-
-std::vector<Weights> read_params(Call& call, py::handle params) {
-  const std::vector<py::object> flat = read_nested(call, "params", params);
-  std::vector<Weights> weights;
-  weights.reserve(flat.size());
-  const int D = call.problem.directions;
-  for (int k = 0; k < call.count(); ++k) {
-    const Place place = call.single ? Place{"", -1, -1} : Place{"params", k / D, k % D};
-    const py::tuple four = read_tuple(place(""), "a tuple (w_ih, w_hh, b_ih, b_hh)", flat[to_size(k)]);
-    if (four.size() != 4) bad_value(place(""), "(w_ih, w_hh, b_ih, b_hh)", std::to_string(four.size()) + " items");
-    weights.push_back(read_weights(call, place, {four[0], four[1], four[2], four[3]}));
-  }
-  return weights;
-}
 
 const py::handle nothing;
 
 // Item `index` of a tuple of results to write to, or nothing.
 py::handle item(py::handle out, int index) { return out.is_none() ? nothing : PyTuple_GET_ITEM(out.ptr(), index); }
-
-// What a kernel may ask memory for beyond the arrays themselves stays below these.
-void check_sizes(const Call& call) {
-  const Problem& p = call.problem;
-  const std::size_t itemsize = size_of(p.dtype);
-  constexpr int64_t most_gates = 8, panel = 64;
-  Shape("(T, B, 8*D*H)", {p.T, p.B, most_gates * call.width()}).bytes(itemsize);
-  Shape("(8*(H + 64), I + D*H + 64)", {most_gates * (p.H + panel), p.I + call.width() + panel}).bytes(itemsize);
-}
 
 // -- forward ----------------------------------------------------------------------------------------------------
 
@@ -414,35 +210,47 @@ LayerBackward read_saved(Call& call, const Place& place, py::handle saved, const
   return layer;
 }
 
-// The gradients of one layer's and direction's weights, as a tuple for Python.
-py::tuple add_weight_gradients(const Call& call, Outputs& outputs, py::handle out, int needs, bool first_layer,
-                               LayerBackward& layer) {
-  const Problem& p = call.problem;
-  const int G = call.cell.gates;
-  const int64_t I = first_layer ? p.I : call.width();
-  const auto add = [&](Gradient gradient, const char* field, const void* argument, const Shape& shape, void*& data,
-                       bool transposed = false) -> py::object {
-    if ((needs >> gradient & 1) == 0 || argument == nullptr) return py::none();
-    Output output = outputs.add(field, item(out, gradient), shape, transposed);
-    data = output.data;
-    return output.array;
-  };
-  const bool transposed = first_layer && call.has_ids;  // ids scatter rows of the table, which then lie side by side
-  layer.dw_ih_row_stride = transposed ? 1 : I;
-  layer.dw_ih_col_stride = transposed ? G * p.H : 1;
-  const Weights& w = layer.weights;
-  const Shape bias("(G*H)", {G * p.H}, G), biases("(B, G*H)", {p.B, G * p.H}, G);
-  const py::object of_w_ih = add(dw_ih, "dw_ih", &w, Shape("(G*H, I)", {G * p.H, I}, G), layer.dw_ih, transposed);
-  const py::object of_w_hh = add(dw_hh, "dw_hh", &w, Shape("(G*H, H)", {G * p.H, p.H}, G), layer.dw_hh);
-  const py::object of_b_ih = add(db_ih, "db_ih", w.b_ih, w.b_ih_per_sequence ? biases : bias, layer.db_ih);
-  const py::object of_b_hh = add(db_hh, "db_hh", w.b_hh, bias, layer.db_hh);
-  return py::make_tuple(of_w_ih, of_w_hh, of_b_ih, of_b_hh);
-}
+// What backward returns: arrays or None, and where the kernel writes them.
+class Gradients {
+ public:
+  Gradients(const Call& call, Outputs& outputs, py::handle out, int needs)
+      : call_(call), outputs_(outputs), out_(out), needs_(needs) {}
+
+  Output add(bool applies, Gradient gradient, const char* field, const Shape& shape, bool transposed = false) {
+    if (!applies || (needs_ >> gradient & 1) == 0) return {py::none(), nullptr, false};
+    return outputs_.add(field, item(out_, gradient), shape, transposed);
+  }
+
+  // Of one layer's and direction's weights: a tuple for Python.
+  py::tuple add_weights(bool first_layer, LayerBackward& layer) {
+    const int64_t H = call_.problem.H, I = first_layer ? call_.problem.I : call_.width();
+    const int G = call_.cell.gates;
+    const Weights& w = layer.weights;
+    const bool transposed = first_layer && call_.has_ids;  // ids scatter rows of the table, which then lie side by side
+    const Shape bias("(G*H)", {G * H}, G), biases("(B, G*H)", {call_.problem.B, G * H}, G);
+    const Output of_w_ih = add(true, dw_ih, "dw_ih", Shape("(G*H, I)", {G * H, I}, G), transposed);
+    const Output of_w_hh = add(true, dw_hh, "dw_hh", Shape("(G*H, H)", {G * H, H}, G));
+    const Output of_b_ih = add(w.b_ih != nullptr, db_ih, "db_ih", w.b_ih_per_sequence ? biases : bias);
+    const Output of_b_hh = add(w.b_hh != nullptr, db_hh, "db_hh", bias);
+    layer.dw_ih = of_w_ih.data;
+    layer.dw_ih_row_stride = transposed ? 1 : I;
+    layer.dw_ih_col_stride = transposed ? G * H : 1;
+    layer.dw_hh = of_w_hh.data;
+    layer.db_ih = of_b_ih.data;
+    layer.db_hh = of_b_hh.data;
+    return py::make_tuple(of_w_ih.array, of_w_hh.array, of_b_ih.array, of_b_hh.array);
+  }
+
+ private:
+  const Call& call_;
+  Outputs& outputs_;
+  py::handle out_;
+  int needs_;
+};
 
 template <class Real>
 void add_state(void* to, const void* from, std::size_t count) {
-  for (std::size_t i = 0; from != nullptr && i < count; ++i)
-    static_cast<Real*>(to)[i] += static_cast<const Real*>(from)[i];
+  for (std::size_t i = 0; i < count; ++i) static_cast<Real*>(to)[i] += static_cast<const Real*>(from)[i];
 }
 
 // Without steps, sequences or units every gradient is zero but that of the state, which is handed through.
@@ -456,6 +264,7 @@ void empty_backward(const Call& call, const BackwardArgs& args) {
   const auto hand_through = [&](void* to, const void* from) {
     if (to == nullptr) return;
     zero(to, state);
+    if (from == nullptr) return;
     p.dtype == Dtype::f32 ? add_state<float>(to, from, state) : add_state<double>(to, from, state);
   };
   zero(args.dx, to_size(p.T * p.B * p.I));
@@ -470,58 +279,56 @@ void empty_backward(const Call& call, const BackwardArgs& args) {
   }
 }
 
-// `saved` is one dataclass (level 0) or a tuple [layer][direction] of them.  Returns dx, the tuples [layer][direction] of
-// (dw_ih, dw_hh, db_ih, db_hh), dh0 and dc0.
+// `saved`: one dataclass (level 0), or [layer][direction] of them.  Also the inputs of the layers.
+std::vector<LayerBackward> read_layers(Call& call, py::handle saved, std::vector<const void*>& xs) {
+  const std::vector<py::object> each = call.single ? std::vector<py::object>{py::reinterpret_borrow<py::object>(saved)}
+                                                   : read_nested(call, "saved.layers", saved);
+  const int D = call.problem.directions;
+  xs.resize(to_size(call.problem.layers));
+  std::vector<LayerBackward> layers;
+  py::object layer_x;
+  for (int k = 0; k < call.count(); ++k) {
+    const Place place = call.single ? Place{"saved.", -1, -1} : Place{"saved.layers", k / D, k % D};
+    layers.push_back(read_saved(call, place, each[to_size(k)], xs[to_size(k / D)], layer_x));
+  }
+  return layers;
+}
+
+// Returns dx, the tuples [layer][direction] of (dw_ih, dw_hh, db_ih, db_hh), dh0 and dc0.
 py::tuple backward(py::handle kind, bool single, py::handle dy, py::handle saved, py::handle dh_n, py::handle dc_n,
                    double dropout, uint64_t dropout_key, int needs, py::handle out, py::handle accumulate,
                    const cpu::Execution& execution) {
   Call call(read_kind(kind), single);
   Problem& p = call.problem;
-  const std::vector<py::object> each = single ? std::vector<py::object>{py::reinterpret_borrow<py::object>(saved)}
-                                              : read_nested(call, "saved.layers", saved);
+  std::vector<const void*> xs;
+  std::vector<LayerBackward> layers = read_layers(call, saved, xs);
   p.dropout = dropout;
   p.dropout_key = dropout_key;
-
-  std::vector<const void*> xs(to_size(p.layers));
-  std::vector<LayerBackward> layers;
-  py::object layer_x;
-  for (int k = 0; k < call.count(); ++k) {
-    const int l = k / p.directions, d = k % p.directions;
-    const Place place = single ? Place{"saved.", -1, -1} : Place{"saved.layers", l, d};
-    layers.push_back(read_saved(call, place, each[to_size(k)], xs[to_size(l)], layer_x));
-  }
-  BackwardArgs args{};
-  args.x = xs.data();
-  args.layer = layers.data();
-  args.accumulate = read_bool("accumulate", accumulate);
-  args.dy = call.inputs.optional("dy", dy, call.output());
   const void* last_dh = call.inputs.optional(call.state_name("dh_n", "dhx", "[0]"), dh_n, call.state());
   const void* last_dc = call.inputs.optional(call.state_name("dc_n", "dhx", "[1]"), dc_n, call.state());
+  BackwardArgs args{p, xs.data(), layers.data(), nullptr, nullptr, read_bool("accumulate", accumulate)};
+  args.dy = call.inputs.optional("dy", dy, call.output());
   check_sizes(call);
 
   Outputs outputs(call.inputs, args.accumulate);
-  const auto add = [&](bool applies, Gradient gradient, const char* field, const Shape& shape) -> Output {
-    if (!applies || (needs >> gradient & 1) == 0) return {py::none(), nullptr, false};
-    return outputs.add(field, item(out, gradient), shape);
-  };
-  const Output of_x = add(!call.has_ids, dx, "dx", Shape("(T, B, I)", {p.T, p.B, p.I}));
-  const Output of_h0 = add(true, dh0, "dh0", call.state());
-  const Output of_c0 = add(call.cell.has_c, dc0, "dc0", call.state());
-  py::tuple gradients(p.layers);
+  Gradients gradients(call, outputs, out, needs);
+  const Output of_x = gradients.add(!call.has_ids, dx, "dx", Shape("(T, B, I)", {p.T, p.B, p.I}));
+  const Output of_h0 = gradients.add(true, dh0, "dh0", call.state());
+  const Output of_c0 = gradients.add(call.cell.has_c, dc0, "dc0", call.state());
+  py::tuple of_weights(p.layers);
   for (int l = 0; l < p.layers; ++l) {
     py::tuple directions(p.directions);
     for (int d = 0; d < p.directions; ++d) {
       const int k = l * p.directions + d;
       LayerBackward& layer = layers[to_size(k)];
-      directions[to_size(d)] = add_weight_gradients(call, outputs, out, needs, l == 0, layer);
+      directions[to_size(d)] = gradients.add_weights(l == 0, layer);
       layer.dh_n = call.state_at(last_dh, k);
       layer.dc_n = call.state_at(last_dc, k);
       layer.dh0 = call.state_at(of_h0.data, k);
       layer.dc0 = call.state_at(of_c0.data, k);
     }
-    gradients[to_size(l)] = directions;
+    of_weights[to_size(l)] = directions;
   }
-  args.problem = p;
   args.dx = of_x.data;
   if (call.empty()) {
     empty_backward(call, args);
@@ -529,7 +336,7 @@ py::tuple backward(py::handle kind, bool single, py::handle dy, py::handle saved
     without_gil([&] { cpu::backward(args, execution); });
   }
   outputs.finish();
-  return py::make_tuple(of_x.array, gradients, of_h0.array, of_c0.array);
+  return py::make_tuple(of_x.array, of_weights, of_h0.array, of_c0.array);
 }
 
 // -- packs ------------------------------------------------------------------------------------------------------
