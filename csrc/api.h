@@ -65,21 +65,21 @@ struct LayerForward {
 
 struct ForwardArgs {
   Problem problem;
-  const void* x;               // (T, B, I), unless problem.ids
-  const LayerForward* layer;   // [L*D], index l*D + d. The input size of layer l > 0 is D*H
-  void* const* y;              // [L]: (T, B, D*H) output of each layer, dropped out where l < L-1: it is layer l+1's x
-  const PackedStack* packed;   // then layer[].weights is not read
+  const void* x;              // (T, B, I), unless problem.ids
+  const LayerForward* layer;  // [L*D], index l*D + d. The input size of layer l > 0 is D*H
+  void* const* y;             // [L]: (T, B, D*H) output of each layer, dropped out where l < L-1: it is layer l+1's x
+  const PackedStack* packed;  // then layer[].weights is not read
 };
 
 struct LayerBackward {
   Weights weights;
-  const void *h0, *c0;                      // (B, H)
-  const void *gates, *c, *h;                // as saved by forward
-  const void *dh_n, *dc_n;                  // (B, H)
-  void *dw_ih, *dw_hh, *db_ih, *db_hh;      // like the arguments they belong to (db_ih per sequence too)
-  int64_t dw_ih_row_stride;                 // as w_ih's
+  const void *h0, *c0;                  // (B, H)
+  const void *gates, *c, *h;            // as saved by forward
+  const void *dh_n, *dc_n;              // (B, H)
+  void *dw_ih, *dw_hh, *db_ih, *db_hh;  // like the arguments they belong to (db_ih per sequence too)
+  int64_t dw_ih_row_stride;             // as w_ih's
   int64_t dw_ih_col_stride;
-  void *dh0, *dc0;                          // (B, H)
+  void *dh0, *dc0;  // (B, H)
 };
 
 struct BackwardArgs {
@@ -115,8 +115,8 @@ struct CrossEntropyArgs {  // loss[n] = lse[n] - logits[n, target[n]], 0 where t
   const void* logits;      // (N, V)
   const int64_t* targets;  // (N) in [0, V) or ignore_index
   int64_t ignore_index;
-  void* loss;              // (N)
-  void* lse;               // (N) log(sum(exp(logits)))
+  void* loss;  // (N)
+  void* lse;   // (N) log(sum(exp(logits)))
 };
 
 struct CrossEntropyBackwardArgs {  // dlogits[n, v] = dloss[n]*(exp(logits[n, v] - lse[n]) - (v == target[n]))

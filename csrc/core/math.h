@@ -17,10 +17,10 @@ struct ExpConstants;
 template <>
 struct ExpConstants<float> {
   static constexpr float log2e = 1.442695f, ln2 = 0.69314575f, ln2_rest = 1.4286068e-06f;
-  static constexpr float round_bias = 12582912.0f;      // 1.5 * 2^23: adding it rounds to an integer
-  static constexpr float lowest = -104.0f;              // exp is 0 below
-  static constexpr float highest = 89.0f;               // and infinite above
-  static constexpr float tanh_saturates = 10.0f;        // tanh is +-1 beyond
+  static constexpr float round_bias = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  static constexpr float lowest = -104.0f;          // exp is 0 below
+  static constexpr float highest = 89.0f;           // and infinite above
+  static constexpr float tanh_saturates = 10.0f;    // tanh is +-1 beyond
   static constexpr int terms = 5;
   static constexpr float q[terms] = {0.5f, 0.16666575f, 0.041666552f, 0.008363472f, 0.0013926551f};
 };
@@ -33,9 +33,9 @@ struct ExpConstants<double> {
   static constexpr double highest = 710.0;
   static constexpr double tanh_saturates = 20.0;
   static constexpr int terms = 10;
-  static constexpr double q[terms] = {0.5000000000000001,     0.16666666666666669,    0.04166666666662243,
-                                      0.008333333333329931,   0.0013888888918057098,  0.0001984126986370219,
-                                      2.4801519991900052e-05, 2.755726745716343e-06,  2.762070569712557e-07,
+  static constexpr double q[terms] = {0.5000000000000001,     0.16666666666666669,   0.04166666666662243,
+                                      0.008333333333329931,   0.0013888888918057098, 0.0001984126986370219,
+                                      2.4801519991900052e-05, 2.755726745716343e-06, 2.762070569712557e-07,
                                       2.5100860168090098e-08};
 };
 

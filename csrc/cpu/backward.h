@@ -75,7 +75,8 @@ class BackwardLayer {
   }
 
   void pack_weights() const {
-    const Real *hh = static_cast<const Real*>(call.io.weights.w_hh), *ih = static_cast<const Real*>(call.io.weights.w_ih);
+    const Real *hh = static_cast<const Real*>(call.io.weights.w_hh),
+               *ih = static_cast<const Real*>(call.io.weights.w_ih);
     const auto row_of = [&](const Real* w, int64_t columns, int first_slot) {
       return [=](int64_t k) { return w + (Cell::gate_of_slot[first_slot + k / H] * H + k % H) * columns; };
     };
@@ -104,9 +105,8 @@ class BackwardLayer {
 
   // dgates of step s, from those of step s + 1.
   void step(Range chunk, int64_t s) {
-    step_rows(s, chunk, {rows.begin, smaller(rows.end, schedule.active[s])}, [&](Real* tile, int64_t j, int64_t column) {
-      apply_cell(tile, chunk, s, j, column);
-    });
+    step_rows(s, chunk, {rows.begin, smaller(rows.end, schedule.active[s])},
+              [&](Real* tile, int64_t j, int64_t column) { apply_cell(tile, chunk, s, j, column); });
     meet();
     if constexpr (Cell::reset_before) {
       reset_step(chunk, s);
@@ -118,13 +118,17 @@ class BackwardLayer {
   // s + 1 for the sequences that go on there; then body(tile's row, row, column).
   template <class Body>
   void step_rows(int64_t s, Range chunk, Range active, const Body& body) const {
-    const int64_t going_on = s + 1 < schedule.steps ? larger(active.begin, smaller(active.end, schedule.active[s + 1])) : active.begin;
-    const auto init = [&](Real* tile, int64_t row, int count, int64_t column) { start_tile(tile, s, row, count, column); };
+    const int64_t going_on =
+        s + 1 < schedule.steps ? larger(active.begin, smaller(active.end, schedule.active[s + 1])) : active.begin;
+    const auto init = [&](Real* tile, int64_t row, int count, int64_t column) {
+      start_tile(tile, s, row, count, column);
+    };
     const auto done = [&](Real* tile, int64_t row, int count, int64_t column) {
       for (int r = 0; r < count; ++r) body(tile + r * w_hh.width(), row + r, column);
     };
     if (active.begin < going_on) {
-      multiply<Real>({next_dgates(chunk, s) + Cell::h_first * H, dgates_stride()}, w_hh, {active.begin, going_on}, panels, init, done);
+      multiply<Real>({next_dgates(chunk, s) + Cell::h_first * H, dgates_stride()}, w_hh, {active.begin, going_on},
+                     panels, init, done);
     }
     if (going_on < active.end) {
       PackedMatrix<Real> nothing = w_hh;  // no step follows: a product over no k
@@ -260,7 +264,8 @@ class BackwardLayer {
     sync(team);
     PackedMatrix<Real> x(count, call.I), h(count, H), reset_h(count, H);
     x.data = inputs, h.data = states, reset_h.data = reset_panels;
-    if (inputs) x.pack(share(x.panels(), team), [&](int64_t k) { return row_or_null<Real>(call.x, user[k], call.x_stride); });
+    if (inputs)
+      x.pack(share(x.panels(), team), [&](int64_t k) { return row_or_null<Real>(call.x, user[k], call.x_stride); });
     if (states) {
       h.pack(share(h.panels(), team), [&](int64_t k) { return state_row(call.io.h, call.io.h0, previous[k]); });
       if (Cell::reset_before) pack_reset(reset_h);
@@ -288,7 +293,8 @@ class BackwardLayer {
       to.pack(own, [&](int64_t k) { return state_row(call.io.h, call.io.h0, previous[k]); });
       for (int64_t p = own.begin; p < own.end; ++p) {
         for (int64_t k = 0; k < to.K; ++k) {
-          const Real* r = static_cast<const Real*>(call.io.gates) + (user[k] * Cell::saved_gates + Cell::saved_index[Cell::R]) * H;
+          const Real* r =
+              static_cast<const Real*>(call.io.gates) + (user[k] * Cell::saved_gates + Cell::saved_index[Cell::R]) * H;
           Real* row = to.data + p * to.panel_size() + k * to.width();
           for_each_vector<Real>(to.width(), p * to.width(), H, [&](int64_t v, int64_t unit, int n) {
             (V::load(r + unit, n) * V::load(row + v)).store(row + v);
@@ -333,7 +339,8 @@ class BackwardLayer {
       const int64_t gate_row = (Cell::gate_of_slot[q] - q) * H;  // m + gate_row is the row of the weights
       const bool second = Cell::reset_before && !Layout::in_h(q);
       add_bias_gradients(count, m, gate_row, Layout::in_x(q), Layout::in_h(q) || second);
-      if (call.io.dw_ih && Layout::in_x(q)) call.ids ? scatter(count, m, gate_row) : add_product(m, gate_row, x, call.io.dw_ih);
+      if (call.io.dw_ih && Layout::in_x(q))
+        call.ids ? scatter(count, m, gate_row) : add_product(m, gate_row, x, call.io.dw_ih);
       if (call.io.dw_hh && (Layout::in_h(q) || second)) add_product(m, gate_row, second ? reset_h : h, call.io.dw_hh);
     }
   }
@@ -356,7 +363,8 @@ class BackwardLayer {
     // Row by row of tiles, so that a tile's columns of dgates are read from memory once.
     const int64_t tallest = rows_per_tile<Real>(b.N);
     for (int64_t row = m.begin; row < m.end; row += tallest) {
-      multiply<Real>({dgates[current], dgates_stride(), true}, b, {row, smaller(m.end, row + tallest)}, {0, b.panels()}, init, done);
+      multiply<Real>({dgates[current], dgates_stride(), true}, b, {row, smaller(m.end, row + tallest)}, {0, b.panels()},
+                     init, done);
     }
   }
 

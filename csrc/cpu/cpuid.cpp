@@ -19,7 +19,8 @@ static bool supported(Isa isa) {
              __builtin_cpu_supports("bmi2");
     case Isa::avx512:
       return supported(Isa::avx2) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512cd") &&
-             __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+             __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+             __builtin_cpu_supports("avx512vl");
 #elif defined(__aarch64__)
     case Isa::neon: return true;
 #endif
@@ -28,7 +29,8 @@ static bool supported(Isa isa) {
 }
 
 bool isa_available(Isa isa) {
-  static const bool available[] = {supported(Isa::scalar), supported(Isa::neon), supported(Isa::avx2), supported(Isa::avx512)};
+  static const bool available[] = {supported(Isa::scalar), supported(Isa::neon), supported(Isa::avx2),
+                                   supported(Isa::avx512)};
   return isa_compiled(isa) && available[static_cast<int>(isa)];
 }
 

@@ -125,12 +125,14 @@ void linear_backward(const LinearBackwardArgs& args, const Execution& execution)
 
 void cross_entropy_forward(const CrossEntropyArgs& args, const Execution& execution) {
   const double flops = static_cast<double>(args.N) * static_cast<double>(args.V) * flops_of_exp;
-  run_head(kernel_set(execution.isa, args.dtype).cross_entropy_forward, args, plan_rows(flops, args.N, execution.num_threads));
+  run_head(kernel_set(execution.isa, args.dtype).cross_entropy_forward, args,
+           plan_rows(flops, args.N, execution.num_threads));
 }
 
 void cross_entropy_backward(const CrossEntropyBackwardArgs& args, const Execution& execution) {
   const double flops = static_cast<double>(args.N) * static_cast<double>(args.V) * flops_of_exp;
-  run_head(kernel_set(execution.isa, args.dtype).cross_entropy_backward, args, plan_rows(flops, args.N, execution.num_threads));
+  run_head(kernel_set(execution.isa, args.dtype).cross_entropy_backward, args,
+           plan_rows(flops, args.N, execution.num_threads));
 }
 
 void linear_cross_entropy_forward(const LinearCrossEntropyArgs& args, const Execution& execution) {

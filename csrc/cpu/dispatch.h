@@ -44,7 +44,7 @@ const char* isa_name(Isa isa);
 bool isa_compiled(Isa isa);
 bool isa_available(Isa isa);  // compiled, and this CPU and operating system run it
 Isa best_isa();
-int usable_cpus();            // CPUs this process may use (affinity)
+int usable_cpus();  // CPUs this process may use (affinity)
 
 }  // namespace cpu
 }  // namespace rnnkernels

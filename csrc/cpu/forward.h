@@ -15,12 +15,12 @@ struct PackedLayer {
   static constexpr int lanes = Vec<Real>::lanes;
 
   int64_t I, H;
-  int blocks;      // vectors of units in a panel: a cell of one slot takes two, for a better tile
-  int vectors;     // of a panel's row: slots * blocks
+  int blocks;   // vectors of units in a panel: a cell of one slot takes two, for a better tile
+  int vectors;  // of a panel's row: slots * blocks
   int64_t panels;
-  Real *x, *h;     // [panels][I][x_count*blocks][lanes], [panels][H][h_count*blocks][lanes]
-  Real* n;         // reset_before: [panels][H][lanes], the second product
-  Real* bias;      // [panels][vectors][lanes]
+  Real *x, *h;  // [panels][I][x_count*blocks][lanes], [panels][H][h_count*blocks][lanes]
+  Real* n;      // reset_before: [panels][H][lanes], the second product
+  Real* bias;   // [panels][vectors][lanes]
 
   PackedLayer(int64_t I_, int64_t H_, Arena& arena) : I(I_), H(H_) {
     blocks = Cell::slots == 1 && H > lanes ? 2 : 1;
@@ -53,8 +53,8 @@ struct PackedLayer {
           PackedMatrix<Real>::pack_lanes(h + panel * h_panel() + vector * lanes, Cell::h_count * units(),
                                          static_cast<const Real*>(weights.w_hh) + row * H, H, count, H);
         } else if (Cell::reset_before) {
-          PackedMatrix<Real>::pack_lanes(n + panel * n_panel(), lanes, static_cast<const Real*>(weights.w_hh) + row * H, H,
-                                         count, H);
+          PackedMatrix<Real>::pack_lanes(n + panel * n_panel(), lanes, static_cast<const Real*>(weights.w_hh) + row * H,
+                                         H, count, H);
         }
         const Real* b_ih = weights.b_ih_per_sequence ? nullptr : row_or_null<Real>(weights.b_ih, 0, 0);
         sum_biases(b_ih, weights.b_hh, panel, at).store(bias + (panel * vectors + at) * lanes);
@@ -78,7 +78,8 @@ struct PackedLayer {
  private:
   void pack_x(const Weights& weights, int64_t panel, int at, int64_t row, int64_t count) const {
     Real* to = x + panel * x_panel() + (at - Cell::x_first) * lanes;
-    const int64_t to_stride = Cell::x_count * units(), across = weights.w_ih_row_stride, along = weights.w_ih_col_stride;
+    const int64_t to_stride = Cell::x_count * units(), across = weights.w_ih_row_stride,
+                  along = weights.w_ih_col_stride;
     const Real* from = static_cast<const Real*>(weights.w_ih) + row * across;
     if (along == 1) return PackedMatrix<Real>::pack_lanes(to, to_stride, from, across, count, I);
     for (int64_t k = 0; k < I; ++k) {
@@ -189,10 +190,11 @@ class ForwardLayer {
       meet();
       x = {gathered, call.I};
     }
-    for_each_tile<Real>(chunk_rows, panels, Cell::x_count * weights.blocks, [&](int64_t row, int n, int64_t panel, int wide) {
-      accumulate<Real>(Cell::x_count * weights.blocks, n, wide, accumulators(panel, row, Cell::x_first), x, row,
-                       weights.x + panel * weights.x_panel(), weights.x_panel(), call.I);
-    });
+    for_each_tile<Real>(
+        chunk_rows, panels, Cell::x_count * weights.blocks, [&](int64_t row, int n, int64_t panel, int wide) {
+          accumulate<Real>(Cell::x_count * weights.blocks, n, wide, accumulators(panel, row, Cell::x_first), x, row,
+                           weights.x + panel * weights.x_panel(), weights.x_panel(), call.I);
+        });
   }
 
   void gather(Range chunk, int64_t s, Range own) const {
@@ -223,7 +225,8 @@ class ForwardLayer {
         if (!call.packed && w.b_ih_per_sequence) {
           value = weights.sum_biases(row_or_null<Real>(w.b_ih, b, Cell::gates * H), w.b_hh, panel, at);
         }
-        if (call.ids && PackedLayer<Real, Cell>::in_x(weights.slot(at))) value = value + column(call.ids[user], panel, at);
+        if (call.ids && PackedLayer<Real, Cell>::in_x(weights.slot(at)))
+          value = value + column(call.ids[user], panel, at);
         value.store(to + at * lanes);
       }
     }
@@ -328,12 +331,12 @@ class ForwardLayer {
   const int64_t H;
   Arena arena;
   const PackedLayer<Real, Cell> weights;
-  int64_t capacity;    // rows of a chunk, at most
-  Real* xg;            // [panels][capacity][vectors][lanes]
-  Real* gathered;      // [capacity][I]: rows of x in the order of work, where the user's order differs
-  Real* h[2];          // [B][stride]: read by one step and written by it, in turns
-  Real* c;             // [B][stride]
-  Real* reset_h;       // [B][stride]: r*h_prev
+  int64_t capacity;  // rows of a chunk, at most
+  Real* xg;          // [panels][capacity][vectors][lanes]
+  Real* gathered;    // [capacity][I]: rows of x in the order of work, where the user's order differs
+  Real* h[2];        // [B][stride]: read by one step and written by it, in turns
+  Real* c;           // [B][stride]
+  Real* reset_h;     // [B][stride]: r*h_prev
   Team team{};
   Range panels{}, rows{};
 };

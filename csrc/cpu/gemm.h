@@ -54,33 +54,33 @@ void tile(Accumulators<Real> c, const Real* a, int64_t a_stride, const Real* b, 
   using V = Vec<Real>;
   const int64_t a_row = k_outermost ? 1 : a_stride, a_k = k_outermost ? a_stride : 1;
   V acc[P][R][N];
-RNNKERNELS_UNROLL
+  RNNKERNELS_UNROLL
   for (int p = 0; p < P; ++p) {
-RNNKERNELS_UNROLL
+    RNNKERNELS_UNROLL
     for (int r = 0; r < R; ++r) {
-RNNKERNELS_UNROLL
+      RNNKERNELS_UNROLL
       for (int v = 0; v < N; ++v) acc[p][r][v] = V::load(c.data + p * c.panel_stride + r * c.row_stride + v * V::lanes);
     }
   }
   for (int64_t k = 0; k < K; ++k, a += a_k, b += N * V::lanes) {
-RNNKERNELS_UNROLL
+    RNNKERNELS_UNROLL
     for (int p = 0; p < P; ++p) {
       V weight[N];
-RNNKERNELS_UNROLL
+      RNNKERNELS_UNROLL
       for (int v = 0; v < N; ++v) weight[v] = V::load(b + p * b_panel_stride + v * V::lanes);
-RNNKERNELS_UNROLL
+      RNNKERNELS_UNROLL
       for (int r = 0; r < R; ++r) {
         const V x(a[r * a_row]);
-RNNKERNELS_UNROLL
+        RNNKERNELS_UNROLL
         for (int v = 0; v < N; ++v) acc[p][r][v] = fma(x, weight[v], acc[p][r][v]);
       }
     }
   }
-RNNKERNELS_UNROLL
+  RNNKERNELS_UNROLL
   for (int p = 0; p < P; ++p) {
-RNNKERNELS_UNROLL
+    RNNKERNELS_UNROLL
     for (int r = 0; r < R; ++r) {
-RNNKERNELS_UNROLL
+      RNNKERNELS_UNROLL
       for (int v = 0; v < N; ++v) acc[p][r][v].store(c.data + p * c.panel_stride + r * c.row_stride + v * V::lanes);
     }
   }
@@ -162,7 +162,8 @@ struct PackedMatrix {
   int N;
 
   // Narrow matrices take one vector a panel, so that the second is not computed for nothing.
-  PackedMatrix(int64_t K_, int64_t columns_) : data(nullptr), K(K_), columns(columns_), N(columns_ > Vec<Real>::lanes ? 2 : 1) {}
+  PackedMatrix(int64_t K_, int64_t columns_)
+      : data(nullptr), K(K_), columns(columns_), N(columns_ > Vec<Real>::lanes ? 2 : 1) {}
 
   int64_t width() const { return N * Vec<Real>::lanes; }
   int64_t panels() const { return ceil_div(columns, width()); }
@@ -225,7 +226,8 @@ inline void multiply(const Operand<Real>& a, const PackedMatrix<Real>& b, Range 
   const int64_t width = b.width();
   for_each_tile<Real>(rows, panels, b.N, [&](int64_t row, int count, int64_t panel, int wide) {
     for (int p = 0; p < wide; ++p) init(buffer + p * width, row, count, (panel + p) * width);
-    accumulate<Real>(b.N, count, wide, {buffer, width, width}, a, row, b.data + panel * b.panel_size(), b.panel_size(), b.K);
+    accumulate<Real>(b.N, count, wide, {buffer, width, width}, a, row, b.data + panel * b.panel_size(), b.panel_size(),
+                     b.K);
     for (int p = 0; p < wide; ++p) done(buffer + p * width, row, count, (panel + p) * width);
   });
 }

@@ -88,7 +88,8 @@ inline Real reduce_row(int64_t columns, Real neutral, const Merge& merge, const 
   for (V& p : partial) p = V(neutral);
   int64_t v = 0;
   for (; v + partials <= columns; v += partials) {
-    for (int p = 0; p < partials; p += V::lanes) partial[p / V::lanes] = merge(partial[p / V::lanes], term(v + p, V::lanes));
+    for (int p = 0; p < partials; p += V::lanes)
+      partial[p / V::lanes] = merge(partial[p / V::lanes], term(v + p, V::lanes));
   }
   Real lane[partials];
   for (int p = 0; v < columns; p += V::lanes, v += V::lanes) {
@@ -119,15 +120,16 @@ inline Real log_sum_exp(const Real* row, int64_t columns) {
 }
 
 template <class Real>
-inline void cross_entropy_row(const Real* logits, int64_t V, int64_t target, int64_t ignore_index, Real* loss, Real* lse) {
+inline void cross_entropy_row(const Real* logits, int64_t V, int64_t target, int64_t ignore_index, Real* loss,
+                              Real* lse) {
   *lse = log_sum_exp(logits, V);
   *loss = target == ignore_index ? Real(0) : *lse - logits[target];
 }
 
 // dlogits of one row; it may stand where the logits do.
 template <class Real>
-inline void cross_entropy_row_backward(const Real* logits, int64_t columns, int64_t target, int64_t ignore_index, Real lse,
-                                       Real dloss, Real* dlogits) {
+inline void cross_entropy_row_backward(const Real* logits, int64_t columns, int64_t target, int64_t ignore_index,
+                                       Real lse, Real dloss, Real* dlogits) {
   using V = Vec<Real>;
   if (target == ignore_index) return fill_zero(dlogits, columns);
   for_each_vector<Real>(columns, 0, columns, [&](int64_t, int64_t v, int n) {
@@ -147,7 +149,8 @@ struct LinearForward {
     const PackedMatrix<Real> w = Layout(args, scratch).w;
     w.pack_transposed(share(w.panels(), team), readable<Real>(args.w));
     cpu::sync(team);
-    apply_linear(readable<Real>(args.x), args.I, w, readable<Real>(args.b), share(args.N, team), writable<Real>(args.y));
+    apply_linear(readable<Real>(args.x), args.I, w, readable<Real>(args.b), share(args.N, team),
+                 writable<Real>(args.y));
   }
 
  private:
@@ -168,11 +171,13 @@ struct LinearBackward {
     const Real *w = readable<Real>(args.w), *dy = readable<Real>(args.dy);
     const Range outputs = share(args.O, team);
     if (args.dx) layout.w.pack(share(layout.w.panels(), team), [&](int64_t k) { return w + k * args.I; });
-    if (args.dw && !args.accumulate) fill_zero(writable<Real>(args.dw) + outputs.begin * args.I, outputs.size() * args.I);
+    if (args.dw && !args.accumulate)
+      fill_zero(writable<Real>(args.dw) + outputs.begin * args.I, outputs.size() * args.I);
     if (args.db && !args.accumulate) fill_zero(writable<Real>(args.db) + outputs.begin, outputs.size());
     cpu::sync(team);
     if (args.dx) product<Real>({dy, args.O}, layout.w, share(args.N, team), writable<Real>(args.dx), args.accumulate);
-    for (int64_t row = 0; row < args.N; row += head_rows) add_block(args, layout, row, smaller(head_rows, args.N - row), team);
+    for (int64_t row = 0; row < args.N; row += head_rows)
+      add_block(args, layout, row, smaller(head_rows, args.N - row), team);
   }
 
  private:
@@ -316,8 +321,8 @@ struct LinearCrossEntropyBackward {
     apply_linear(h, args.H, layout.w_transposed, readable<Real>(args.b), own, layout.dlogits);
     for (int64_t r = own.begin; r < own.end; ++r) {
       Real* logits = layout.dlogits + r * args.V;
-      cross_entropy_row_backward(logits, args.V, args.targets[row + r], args.ignore_index, readable<Real>(args.lse)[row + r],
-                                 readable<Real>(args.dloss)[row + r], logits);
+      cross_entropy_row_backward(logits, args.V, args.targets[row + r], args.ignore_index,
+                                 readable<Real>(args.lse)[row + r], readable<Real>(args.dloss)[row + r], logits);
     }
     if (args.dh) {
       product<Real>({layout.dlogits, args.V}, layout.w, own, writable<Real>(args.dh) + row * args.H, args.accumulate);

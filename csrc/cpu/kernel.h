@@ -25,14 +25,14 @@ struct LayerForwardCall {
   int64_t I, H;
   Schedule schedule;
   const void* x;
-  int64_t x_stride;     // elements from one (t, b) to the next
+  int64_t x_stride;  // elements from one (t, b) to the next
   const int64_t* ids;
   LayerForward io;
-  const void* packed;   // as written by pack; null: pack io.weights first
+  const void* packed;  // as written by pack; null: pack io.weights first
   void* y;
   int64_t y_stride;
-  bool split_batch;     // threads share sequences and never wait; else they share hidden units and meet every step
-  char* scratch;        // forward_scratch() bytes, aligned to a cache line
+  bool split_batch;  // threads share sequences and never wait; else they share hidden units and meet every step
+  char* scratch;     // forward_scratch() bytes, aligned to a cache line
 };
 
 struct LayerBackwardCall {
@@ -44,8 +44,8 @@ struct LayerBackwardCall {
   LayerBackward io;
   const void* dy;
   int64_t dy_stride;
-  void* dx;             // (T, B, I)
-  bool accumulate_dx;   // add to dx; `accumulate` is for the other gradients
+  void* dx;            // (T, B, I)
+  bool accumulate_dx;  // add to dx; `accumulate` is for the other gradients
   bool accumulate;
   bool split_batch;
   char* scratch;

@@ -54,15 +54,15 @@ void pack(const Weights& weights, int64_t I, int64_t H, void* packed, const Team
 
 #define RNNKERNELS_NAME_(operation, dtype, isa) #operation "_" #dtype "_" #isa
 #define RNNKERNELS_NAME(operation, dtype, isa) RNNKERNELS_NAME_(operation, dtype, isa)
-#define RNNKERNELS_CELL(name, Type)                                               \
-  {RNNKERNELS_NAME(name##_forward, RNNKERNELS_DTYPE, RNNKERNELS_ISA),             \
-   RNNKERNELS_NAME(name##_backward, RNNKERNELS_DTYPE, RNNKERNELS_ISA),            \
-   Cell::name,                                                                    \
-   forward_scratch<Type>,                                                         \
-   forward<Type>,                                                                 \
-   backward_scratch<Type>,                                                        \
-   backward<Type>,                                                                \
-   packed_bytes<Type>,                                                            \
+#define RNNKERNELS_CELL(name, Type)                                    \
+  {RNNKERNELS_NAME(name##_forward, RNNKERNELS_DTYPE, RNNKERNELS_ISA),  \
+   RNNKERNELS_NAME(name##_backward, RNNKERNELS_DTYPE, RNNKERNELS_ISA), \
+   Cell::name,                                                         \
+   forward_scratch<Type>,                                              \
+   forward<Type>,                                                      \
+   backward_scratch<Type>,                                             \
+   backward<Type>,                                                     \
+   packed_bytes<Type>,                                                 \
    pack<Type>},
 const cpu::LayerKernel layers[] = {
 #include "../core/cells.inc"
@@ -89,7 +89,8 @@ const cpu::KernelSet set = {
 
 }  // namespace
 
-#define RNNKERNELS_EXPORT_(dtype) const cpu::KernelSet& kernel_set_##dtype() { return set; }
+#define RNNKERNELS_EXPORT_(dtype) \
+  const cpu::KernelSet& kernel_set_##dtype() { return set; }
 #define RNNKERNELS_EXPORT(dtype) RNNKERNELS_EXPORT_(dtype)
 RNNKERNELS_EXPORT(RNNKERNELS_DTYPE)
 

@@ -24,9 +24,7 @@ struct Arena {
   }
 };
 
-inline Range share(int64_t n, const Team& team) {
-  return {n * team.rank / team.size, n * (team.rank + 1) / team.size};
-}
+inline Range share(int64_t n, const Team& team) { return {n * team.rank / team.size, n * (team.rank + 1) / team.size}; }
 
 inline Range share_if(bool shared, int64_t n, const Team& team) { return shared ? share(n, team) : Range{0, n}; }
 
@@ -40,7 +38,9 @@ constexpr int64_t padded_stride(int64_t n) {
 
 inline int64_t sequence(const Schedule& schedule, int64_t j) { return schedule.order ? schedule.order[j] : j; }
 
-inline int64_t length(const Schedule& schedule, int64_t b) { return schedule.lengths ? schedule.lengths[b] : schedule.T; }
+inline int64_t length(const Schedule& schedule, int64_t b) {
+  return schedule.lengths ? schedule.lengths[b] : schedule.T;
+}
 
 // The (t, b) that row j computes in step s, as a row of the user's (T*B, ...) arrays.
 inline int64_t user_row(const Schedule& schedule, int64_t s, int64_t j) {
@@ -87,7 +87,8 @@ inline void zero_padding(const Schedule& schedule, Real* array, int64_t stride, 
   if (!array || !schedule.lengths) return;
   const Range own = share(schedule.B, team);
   for (int64_t b = own.begin; b < own.end; ++b) {
-    for (int64_t t = schedule.lengths[b]; t < schedule.T; ++t) fill_zero(array + (t * schedule.B + b) * stride, columns);
+    for (int64_t t = schedule.lengths[b]; t < schedule.T; ++t)
+      fill_zero(array + (t * schedule.B + b) * stride, columns);
   }
 }
 

@@ -60,13 +60,15 @@ const void* offset(const void* p, int64_t elements, Dtype dtype) {
   return p ? static_cast<const char*>(p) + elements * static_cast<int64_t>(size_of(dtype)) : nullptr;
 }
 
-void* offset(void* p, int64_t elements, Dtype dtype) { return const_cast<void*>(offset(const_cast<const void*>(p), elements, dtype)); }
-
-int64_t input_size(const Problem& problem, int layer) {
-  return layer ? problem.directions * problem.H : problem.I;
+void* offset(void* p, int64_t elements, Dtype dtype) {
+  return const_cast<void*>(offset(const_cast<const void*>(p), elements, dtype));
 }
 
-bool reversed(const Problem& problem, int direction) { return problem.directions == 2 ? direction == 1 : problem.reverse; }
+int64_t input_size(const Problem& problem, int layer) { return layer ? problem.directions * problem.H : problem.I; }
+
+bool reversed(const Problem& problem, int direction) {
+  return problem.directions == 2 ? direction == 1 : problem.reverse;
+}
 
 // passes: 1 forward; backward computes about three times as much.
 Plan plan_of(const Problem& problem, const Order& order, int layer, bool dense, int passes, int max_threads) {
@@ -74,9 +76,10 @@ Plan plan_of(const Problem& problem, const Order& order, int layer, bool dense, 
   const double columns = static_cast<double>((dense ? input_size(problem, layer) : 0) + problem.H);
   const double recurrent_flops = 2 * gate_rows * static_cast<double>(problem.H);
   constexpr int64_t widest_panel = 32;  // units
-  return plan_layer({order.steps() > 0 ? recurrent_flops * order.rows() / order.steps() : 0,
-                     2 * passes * gate_rows * columns * order.rows(), problem.B, (problem.H + widest_panel - 1) / widest_panel},
-                    max_threads);
+  return plan_layer(
+      {order.steps() > 0 ? recurrent_flops * order.rows() / order.steps() : 0,
+       2 * passes * gate_rows * columns * order.rows(), problem.B, (problem.H + widest_panel - 1) / widest_panel},
+      max_threads);
 }
 
 // A layer's calls, one a direction, each with its scratch; run() gives each direction half of the threads.
@@ -88,15 +91,21 @@ struct LayerRun {
 
   void run(int threads) {
     if (calls.size() == 1) {
-      run_team(threads, [](void* self, const Team& team) {
-        LayerRun& r = *static_cast<LayerRun*>(self);
-        r.kernel(r.calls[0], team);
-      }, this);
+      run_team(
+          threads,
+          [](void* self, const Team& team) {
+            LayerRun& r = *static_cast<LayerRun*>(self);
+            r.kernel(r.calls[0], team);
+          },
+          this);
     } else {
-      run_twin_teams(threads, [](void* self, int which, const Team& team) {
-        LayerRun& r = *static_cast<LayerRun*>(self);
-        r.kernel(r.calls[static_cast<size_t>(which)], team);
-      }, this);
+      run_twin_teams(
+          threads,
+          [](void* self, int which, const Team& team) {
+            LayerRun& r = *static_cast<LayerRun*>(self);
+            r.kernel(r.calls[static_cast<size_t>(which)], team);
+          },
+          this);
     }
   }
 
@@ -211,8 +220,10 @@ void backward(const BackwardArgs& args, const Execution& execution) {
       layer.add(call, kernel.backward_scratch(call));
     }
     layer.run(threads);
-    if (second_dx.data && p.dtype == Dtype::f32) add(static_cast<float*>(dx), reinterpret_cast<float*>(second_dx.data), dx_size);
-    if (second_dx.data && p.dtype == Dtype::f64) add(static_cast<double*>(dx), reinterpret_cast<double*>(second_dx.data), dx_size);
+    if (second_dx.data && p.dtype == Dtype::f32)
+      add(static_cast<float*>(dx), reinterpret_cast<float*>(second_dx.data), dx_size);
+    if (second_dx.data && p.dtype == Dtype::f64)
+      add(static_cast<double*>(dx), reinterpret_cast<double*>(second_dx.data), dx_size);
     if (l) drop(p, dx, l - 1);
   }
 }
