@@ -164,13 +164,14 @@ def test_parameters_have_pytorchs_names_and_shapes_and_live_in_one_vector() -> N
     model = CharModel(11, cell="gru", hidden=6, layers=2, rng=np.random.default_rng(0))
     state = model.state_dict()
     assert {name: tensor.shape for name, tensor in state.items()} == {
-        "weight_ih_l0": (18, 11), "weight_hh_l0": (18, 6), "weight_ih_l1": (18, 6), "weight_hh_l1": (18, 6),
+        "embedding.weight": (11, 64),
+        "weight_ih_l0": (18, 64), "weight_hh_l0": (18, 6), "weight_ih_l1": (18, 6), "weight_hh_l1": (18, 6),
         "head.weight": (11, 6),
         "bias_ih_l0": (18,), "bias_hh_l0": (18,), "bias_ih_l1": (18,), "bias_hh_l1": (18,),
         "head.bias": (11,),
     }  # fmt: skip
     assert sum(tensor.size for tensor in state.values()) == model.parameters.size
-    assert model.stack[0][0][0].T.flags.c_contiguous  # a row of the table is what an id gathers
+    assert model.stack()[0][0][0].T.flags.c_contiguous  # a row of the table is what an id gathers
     other = CharModel(11, cell="gru", hidden=6, layers=2)
     other.load_state_dict(state)
     np.testing.assert_array_equal(other.parameters, model.parameters)
@@ -366,7 +367,7 @@ def test_streaming_follows_the_whole_sequence() -> None:
     text = "def f3(x):\n"
     written = sample(trainer, text, 0.0, length=20)
     ids = trainer.vocabulary.encode(text + written)
-    y, _, _ = reference.stack_forward(trainer.model.kind, ids[:, None], trainer.model.stack)
+    y, _, _ = reference.stack_forward(trainer.model.kind, ids[:, None], trainer.model.stack())
     weight, bias = trainer.model.head
     likeliest = (y[:, 0] @ weight.T + bias)[:, 1:].argmax(axis=1) + 1
     np.testing.assert_array_equal(likeliest[len(text) - 1 : -1], ids[len(text) :])

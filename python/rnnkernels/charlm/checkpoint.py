@@ -68,6 +68,7 @@ class Checkpoint:
             CharModel(
                 len(self.vocabulary),
                 cell=config.cell,
+                embedding=config.embedding,
                 hidden=config.hidden,
                 layers=config.layers,
                 dtype=config.dtype,

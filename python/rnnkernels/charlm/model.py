@@ -1,8 +1,8 @@
-"""The network: token ids -> recurrent stack -> linear head -> softmax, all of it on the kernels.
+"""The network: token ids -> embedding -> recurrent stack -> linear head -> softmax, all of it on the kernels.
 
-The first layer takes ids as they are: a column of weight_ih_l0 is an embedding and its projection in one,
-gathered instead of multiplied.  All parameters are views into one flat vector and all gradients into
-another, so that clipping and the optimiser see two arrays, whatever the number of layers.
+Embedding and first projection are fused: their product, a row of gates a character, is made once a step, and
+the first layer gathers from it what PyTorch would compute for every character of the text.  All parameters
+are views into one flat vector and all gradients into another: clipping and optimiser see few arrays.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import DTypeLike
 
-from .. import functional
-from ..types import Array, State
+from .. import functional, init
+from ..types import Array, CellParams, LinearForward, State
 
 # What the command line calls a cell -> its kind in the kernels and its number of gates.
 CELLS = {
@@ -28,7 +28,7 @@ CELLS = {
 
 
 class CharModel:
-    """A stack of recurrent layers over V token ids with a linear head back to V logits.
+    """An embedding of V token ids, a stack of recurrent layers, a linear head back to V logits.
 
     Parameters
     ----------
@@ -36,8 +36,8 @@ class CharModel:
         V, the number of ids.
     cell
         A key of `CELLS`.
-    hidden, layers
-        H and L.
+    embedding, hidden, layers
+        E, H and L.
     dtype
         float32 or float64.
     rng
@@ -56,6 +56,7 @@ class CharModel:
         vocabulary: int,
         *,
         cell: str = "lstm",
+        embedding: int = 64,
         hidden: int = 256,
         layers: int = 1,
         dtype: DTypeLike = np.float32,
@@ -63,23 +64,22 @@ class CharModel:
         ops: ModuleType = functional,
     ) -> None:
         self.kind, self.gates = CELLS[cell]
-        self.vocabulary, self.hidden, self.layers, self.ops = vocabulary, hidden, layers, ops
+        self.vocabulary, self.embedding, self.hidden, self.layers = vocabulary, embedding, hidden, layers
+        self.ops = ops
         shapes = self._shapes()
         self.parameters = np.zeros(sum(map(math.prod, shapes.values())), dtype)
         self.gradients = np.zeros_like(self.parameters)
         self.first_bias = sum(math.prod(shape) for shape in shapes.values() if len(shape) == 2)
         self._views = self._slice(self.parameters)
         self._gradient_views = self._slice(self.gradients)
-        self.stack = [[tuple(self._layer(self._views, layer))] for layer in range(layers)]
         if rng is not None:
             self._initialise(rng)
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes as they lie in memory; weight_ih_l0 lies transposed, one row a character."""
-        v, h, gh = self.vocabulary, self.hidden, self.gates * self.hidden
-        shapes: dict[str, tuple[int, ...]] = {"weight_ih_l0": (v, gh), "weight_hh_l0": (gh, h)}
-        for layer in range(1, self.layers):
-            shapes |= {f"weight_ih_l{layer}": (gh, h), f"weight_hh_l{layer}": (gh, h)}
+        v, e, h, gh = self.vocabulary, self.embedding, self.hidden, self.gates * self.hidden
+        shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (v, e)}
+        for layer in range(self.layers):
+            shapes |= {f"weight_ih_l{layer}": (gh, h if layer else e), f"weight_hh_l{layer}": (gh, h)}
         shapes["head.weight"] = (v, h)
         for layer in range(self.layers):
             shapes |= {f"bias_ih_l{layer}": (gh,), f"bias_hh_l{layer}": (gh,)}
@@ -92,22 +92,38 @@ class CharModel:
             stop = start + math.prod(shape)
             views[name] = flat[start:stop].reshape(shape)
             start = stop
-        views["weight_ih_l0"] = views["weight_ih_l0"].T  # (G*H, V)
         return views
+
+    def _table(self) -> LinearForward:
+        """What each character adds to the gates of the first layer: y (V, G*H)."""
+        table: LinearForward = self.ops.linear_forward(
+            self._views["embedding.weight"], self._views["weight_ih_l0"]
+        )
+        return table
+
+    def stack(self) -> list[list[CellParams]]:
+        """The recurrent layers as `stack_forward` and `pack` take them, the first one reading ids."""
+        return self._stack(self._table().y)
+
+    def _stack(self, table: Array) -> list[list[CellParams]]:
+        """The fast layout for ids: w_ih is a transposed view of the table, a row a character."""
+        layers = [tuple(self._layer(self._views, layer)) for layer in range(self.layers)]
+        _, *rest = layers[0]
+        return [[(table.T, *rest)], *([layer] for layer in layers[1:])]
 
     @staticmethod
     def _layer(views: Mapping[str, Array], layer: int) -> Iterator[Array]:
         return (views[f"{name}_l{layer}"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
 
     def _initialise(self, rng: np.random.Generator) -> None:
-        """PyTorch's uniform default; the forget gate starts open and the head's bias at zero."""
-        bound = 1.0 / math.sqrt(self.hidden)
+        """PyTorch's defaults for matrices; biases at zero, but the forget gate starts open."""
         for name, view in self._views.items():
-            view[...] = rng.uniform(-bound, bound, view.shape)
-            if name.startswith("bias_") or name == "head.bias":
-                view[...] = 0.0
-            if name.startswith("bias_ih") and self.kind == "lstm":
-                view[self.hidden : 2 * self.hidden] = 1.0
+            if name == "embedding.weight":
+                view[...] = rng.standard_normal(view.shape)
+            elif view.ndim == 2:
+                init.uniform(view, rng, self.hidden)
+            elif name.startswith("bias_ih") and self.kind == "lstm":
+                init.forget_gate_bias(view)
 
     def forward_and_backward(
         self,
@@ -135,7 +151,10 @@ class CharModel:
             The loss and the state after the chunk.
         """
         ops, grads = self.ops, self._gradient_views
-        y, state, saved = ops.stack_forward(self.kind, inputs, self.stack, state, dropout=dropout, rng=key)
+        table, embedded = self._table()
+        y, state, saved = ops.stack_forward(
+            self.kind, inputs, self._stack(table), state, dropout=dropout, rng=key
+        )
         loss, head = ops.linear_cross_entropy_forward(
             y, self._views["head.weight"], self._views["head.bias"], targets
         )
@@ -143,12 +162,16 @@ class CharModel:
         dy = ops.linear_cross_entropy_backward(None, head, out=out).dh
         for layer, (found,) in enumerate(ops.stack_backward(dy, saved, needs={"params"}).params):
             for view, gradient in zip(self._layer(grads, layer), found, strict=True):
-                view[...] = gradient
+                if view is grads["weight_ih_l0"]:
+                    out = {"dx": grads["embedding.weight"], "dw": view}
+                    ops.linear_backward(np.ascontiguousarray(gradient.T), embedded, out=out)
+                else:
+                    view[...] = gradient
         return float(loss), state
 
     def loss(self, inputs: Array, targets: Array, state: State | None = None) -> tuple[float, State]:
         """Summed loss in nats over targets that are not -100, and the state after; nothing is saved."""
-        y, state, _ = self.ops.stack_forward(self.kind, inputs, self.stack, state, save=False)
+        y, state, _ = self.ops.stack_forward(self.kind, inputs, self.stack(), state, save=False)
         loss, _ = self.ops.linear_cross_entropy_forward(
             y, self._views["head.weight"], self._views["head.bias"], targets, reduction="sum"
         )

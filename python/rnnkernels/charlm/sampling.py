@@ -32,7 +32,7 @@ class Sampler:
         self, model: CharModel, vocabulary: Vocabulary, *, temperature: float, rng: np.random.Generator
     ) -> None:
         self.vocabulary, self.temperature, self.rng = vocabulary, temperature, rng
-        self._pack = functional.pack(model.kind, model.stack)
+        self._pack = functional.pack(model.kind, model.stack())
         self._weight, self._bias = (part.copy() for part in model.head)
 
     def stream(self, prompt: str, length: int) -> Iterator[str]:

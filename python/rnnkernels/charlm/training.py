@@ -33,6 +33,7 @@ class Config:
     """What decides a run, and so is kept with the model.  The defaults are those of `rnnkernels train`."""
 
     cell: str = "lstm"
+    embedding: int = 64
     hidden: int = 256
     layers: int = 1
     seq_len: int = 64
@@ -47,7 +48,7 @@ class Config:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        for name in ("hidden", "layers", "seq_len", "batch", "steps"):
+        for name in ("embedding", "hidden", "layers", "seq_len", "batch", "steps"):
             self._expect(name, "a positive integer", getattr(self, name) >= 1)
         for name in ("lr", "clip"):
             self._expect(name, "a positive number", 0.0 < getattr(self, name) < math.inf)
@@ -98,6 +99,7 @@ class Trainer:
         self.model = CharModel(
             len(self.vocabulary),
             cell=config.cell,
+            embedding=config.embedding,
             hidden=config.hidden,
             layers=config.layers,
             dtype=config.dtype,

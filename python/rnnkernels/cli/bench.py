@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 

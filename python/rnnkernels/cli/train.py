@@ -40,6 +40,7 @@ OUT = Path("charlm.safetensors")
 SAMPLE_LENGTH = 240
 HELP = {
     "cell": "recurrent cell",
+    "embedding": "numbers that stand for a character",
     "hidden": "units a layer",
     "layers": "layers",
     "seq_len": "characters of each stream a step",
