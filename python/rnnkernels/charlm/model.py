@@ -8,7 +8,7 @@ are views into one flat vector and all gradients into another: clipping and opti
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import ModuleType
 
 import numpy as np
@@ -107,13 +107,15 @@ class CharModel:
 
     def _stack(self, table: Array) -> list[list[CellParams]]:
         """The fast layout for ids: w_ih is a transposed view of the table, a row a character."""
-        layers = [tuple(self._layer(self._views, layer)) for layer in range(self.layers)]
-        _, *rest = layers[0]
-        return [[(table.T, *rest)], *([layer] for layer in layers[1:])]
+        (_, w_hh, b_ih, b_hh), *others = (self._layer(self._views, layer) for layer in range(self.layers))
+        layers: list[CellParams] = [(table.T, w_hh, b_ih, b_hh), *others]
+        return [[layer] for layer in layers]
 
     @staticmethod
-    def _layer(views: Mapping[str, Array], layer: int) -> Iterator[Array]:
-        return (views[f"{name}_l{layer}"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+    def _layer(views: Mapping[str, Array], layer: int) -> tuple[Array, Array, Array, Array]:
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        w_ih, w_hh, b_ih, b_hh = (views[f"{name}_l{layer}"] for name in names)
+        return w_ih, w_hh, b_ih, b_hh
 
     def _initialise(self, rng: np.random.Generator) -> None:
         """PyTorch's defaults for matrices; biases at zero, but the forget gate starts open."""
