@@ -1,8 +1,8 @@
 """exp, sigmoid and tanh of csrc/core/math.h in units in the last place (ULP), reached through kernels.
 
 With every weight and the other bias -0 a cell's pre-activation is its bias per sequence to the bit, even -0;
-a cross-entropy whose log-sum-exp is set to 0 has exp(logits) for a gradient.  The truth is NumPy's in the next
-wider format, which on some machines is none for float64.
+a cross-entropy whose log-sum-exp is set to 0 has exp(logits) for a gradient.  The truth is NumPy's in the
+next wider format, which on some machines is none for float64.
 """
 
 from __future__ import annotations
