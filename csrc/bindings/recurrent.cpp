@@ -79,7 +79,7 @@ struct ForwardResult {
   py::object y, h_n, c_n = py::none(), saved = py::none();
 };
 
-// Everything of `call` has been read but the states; `weights` is not looked at if there is a pack.
+// Everything of `call` has been read but the states; a call of a pack has no weights.
 ForwardResult run_forward(Call& call, const std::vector<Weights>& weights, const PackedStack* packed, py::handle h0,
                           py::handle c0, bool save, py::handle out, const cpu::Execution& execution) {
   const Problem& p = call.problem;
@@ -97,7 +97,7 @@ ForwardResult run_forward(Call& call, const std::vector<Weights>& weights, const
   std::vector<LayerForward> layers(to_size(call.count()));
   for (int k = 0; k < call.count(); ++k) {
     LayerForward& layer = layers[to_size(k)];
-    if (packed == nullptr) layer.weights = weights[to_size(k)];
+    if (!weights.empty()) layer.weights = weights[to_size(k)];
     layer.h0 = call.state_at(first_h, k);
     layer.c0 = call.state_at(first_c, k);
     layer.h_n = call.state_at(last_h.data, k);
