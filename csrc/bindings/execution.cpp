@@ -38,7 +38,7 @@ py::list kernel_rows() {
 }  // namespace
 
 void bind_execution(py::module_& module) {
-  py::class_<cpu::Execution>(module, "Execution")
+  py::class_<cpu::Execution>(module, "Execution", py::is_final())
       .def(py::init(&make_execution), py::arg("isa"), py::arg("num_threads"))
       .def_property_readonly("isa", [](const cpu::Execution& self) { return cpu::isa_name(self.isa); })
       .def_readonly("num_threads", &cpu::Execution::num_threads);

@@ -398,7 +398,7 @@ class Packed {
 void bind_recurrent(py::module_& module) {
   module.def("forward", &forward);
   module.def("backward", &backward);
-  py::class_<Packed>(module, "Packed")
+  py::class_<Packed>(module, "Packed", py::is_final())
       .def(py::init<py::handle, py::handle, const cpu::Execution&>())
       .def("run", &Packed::run)
       .def("description", &Packed::description);
