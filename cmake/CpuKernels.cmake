@@ -14,7 +14,8 @@ if(RNNKERNELS_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   # csrc/cpu/cpuid.cpp asks for exactly these features.  g++ 12 has no -march=znver4: the flags are named.
   set(RNNKERNELS_FLAGS_avx2 -mavx2 -mfma -mbmi -mbmi2)
   set(RNNKERNELS_FLAGS_avx512 ${RNNKERNELS_FLAGS_avx2} -mavx512f -mavx512cd -mavx512bw -mavx512dq -mavx512vl
-      $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)  # g++ 12 warns of its own intrinsics (GCC bug 105593)
+      $<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized>  # g++ 12 warns of its own intrinsics (GCC bug 105593)
+      $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
 elseif(RNNKERNELS_PROCESSOR MATCHES "^(aarch64|arm64)$")
   list(APPEND RNNKERNELS_ISAS neon)  # part of the baseline: no flag
   set(RNNKERNELS_FLAGS_neon "")
