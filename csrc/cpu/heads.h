@@ -108,15 +108,14 @@ inline Real reduce_row(int64_t columns, Real neutral, const Merge& merge, const 
 inline float logarithm(float x) { return ::logf(x); }
 inline double logarithm(double x) { return ::log(x); }
 
-// log(sum(exp(row))), shifted by the greatest logit; NaN passes through.
+// log(sum(exp(row))), shifted by the greatest logit. NaN passes through; a greatest that is infinite gives NaN, as in PyTorch.
 template <class Real>
 inline Real log_sum_exp(const Real* row, int64_t columns) {
   using V = Vec<Real>;
   const auto logits = [&](int64_t v, int n) { return V::load(row + v, n); };
   const Real greatest = reduce_row<Real>(columns, row[0], Maximum<Real>(), logits);
-  const Real shift = greatest - greatest == 0 ? greatest : 0;  // not finite: nothing to shift by
-  const Real sum = reduce_row<Real>(columns, 0, Sum(), [&](int64_t v, int n) { return exp(logits(v, n) - V(shift)); });
-  return shift + logarithm(sum);
+  const Real sum = reduce_row<Real>(columns, 0, Sum(), [&](int64_t v, int n) { return exp(logits(v, n) - V(greatest)); });
+  return greatest + logarithm(sum);
 }
 
 template <class Real>
