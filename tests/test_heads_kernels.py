@@ -121,7 +121,7 @@ def test_the_gradient_of_the_loss(dtype: str, isa: str, head: str, reduction: st
 @each_dtype
 @pytest.mark.parametrize("head", ["cross_entropy", FUSED])
 def test_ignored_rows(isa: str, dtype: str, head: str) -> None:
-    """Their loss and gradient are exactly 0, whatever they hold; where there are no others the mean is NaN."""
+    """Their loss and gradient are exactly 0, whatever they hold; if there are no others the mean is NaN."""
     arguments = CASE.arguments(dtype) | {"reduction": "none", "dloss": None}
     ignored = arguments["targets"] == -1
     assert 0 < ignored.sum() < ignored.size
