@@ -114,7 +114,8 @@ inline Real log_sum_exp(const Real* row, int64_t columns) {
   using V = Vec<Real>;
   const auto logits = [&](int64_t v, int n) { return V::load(row + v, n); };
   const Real greatest = reduce_row<Real>(columns, row[0], Maximum<Real>(), logits);
-  const Real sum = reduce_row<Real>(columns, 0, Sum(), [&](int64_t v, int n) { return exp(logits(v, n) - V(greatest)); });
+  const Real sum =
+      reduce_row<Real>(columns, 0, Sum(), [&](int64_t v, int n) { return exp(logits(v, n) - V(greatest)); });
   return greatest + logarithm(sum);
 }
 
