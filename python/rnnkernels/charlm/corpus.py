@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 Ids = NDArray[np.int32]
 
-# The default corpus: this many characters of the standard library.  Every Python from 3.10 on has more.
-LIBRARY_TRAINING, LIBRARY_HELD_OUT = 7_000_000, 400_000
+# Characters of the standard library that are learnt; every Python from 3.10 on has more.
+LIBRARY_TRAINING = 7_000_000
 
 # Tests, generated tables and files that differ from one build of Python to the next.
 SKIPPED_FOLDERS = {
@@ -115,7 +115,7 @@ def standard_library() -> Corpus:
             f"{root}: expected the source code of the standard library, got {len(training)} characters of "
             ".py files; name the text files to learn instead"
         )
-    return Corpus("the Python standard library", training[:LIBRARY_TRAINING], held_out[:LIBRARY_HELD_OUT])
+    return Corpus("the Python standard library", training[:LIBRARY_TRAINING], held_out)
 
 
 def _library_files(root: Path) -> Iterator[str]:

@@ -207,7 +207,7 @@ def _key(seed: int, step: int) -> int:
     return int(np.random.default_rng((seed, step)).integers(2**64, dtype=np.uint64))
 
 
-def evaluate(model: CharModel, ids: Ids, *, batch: int = 64, seq_len: int = 64) -> float:
+def evaluate(model: CharModel, ids: Ids, *, batch: int = 32, seq_len: int = 64) -> float:
     """Bits per character of a text, every character but the first predicted once, in `batch` streams.
 
     The streams start from a zero state, so the figure is a little above that of reading the text in one go.
