@@ -60,6 +60,24 @@ def test_kernel(kernel: Kernel, form: str) -> None:
             check_head(kernel, case)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("kind", KINDS)
+def test_random_problems(kind: str, seed: int) -> None:
+    """Sizes and forms as they come; both stages, all instruction sets, one, two or three threads."""
+    rng = np.random.default_rng((seed, KINDS.index(kind)))
+    for _ in range(15):
+        T, B, I, H = (int(rng.integers(1, most)) for most in (40, 70, 70, 140))
+        ids, ragged, reverse, state = (bool(rng.integers(2)) for _ in range(4))
+        bias = ("vector", "sequence", "none")[rng.integers(3)]
+        case = Case(CellCase(T, B, I, H, reverse, ragged, ids, bias, state), "table" if ids and state else "")
+        with rnnkernels.config(num_threads=int(rng.integers(1, 4))):
+            for kernel in KERNELS:
+                if kernel.operation == kind:
+                    check_cell(kernel, case)
+        truth.cache_clear()
+
+
 def test_every_row_is_covered() -> None:
     operations = {kernel.operation for kernel in KERNELS}
     assert operations == {*KINDS, "linear", "cross_entropy", "linear_cross_entropy"}
