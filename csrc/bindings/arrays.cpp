@@ -329,7 +329,7 @@ py::array new_array(Element element, const Shape& shape) {
 
 py::array new_array(Dtype dtype, const Shape& shape) { return new_array(element_of(dtype), shape); }
 
-Scratch new_scratch(Dtype dtype, const Shape& shape) { return Scratch(new std::byte[shape.bytes(size_of(dtype))]); }
+Scratch new_scratch(Dtype dtype, const Shape& shape) { return new_buffer<std::byte>(shape.bytes(size_of(dtype))); }
 
 // -- inputs -----------------------------------------------------------------------------------------------------
 
@@ -455,7 +455,7 @@ py::object read_lengths(Inputs& inputs, const Name& name, py::handle value, int6
 
 std::unique_ptr<int64_t[]> read_ids(Inputs& inputs, const Name& name, const py::array& ids, const int64_t* lengths,
                                     int64_t T, int64_t B, int64_t I) {
-  std::unique_ptr<int64_t[]> result(new int64_t[to_size(T * B)]);
+  std::unique_ptr<int64_t[]> result = new_buffer<int64_t>(to_size(T * B));
   const void* data = inputs.contiguous(ids);
   if (element_of(ids) == Element::i32) {
     copy_ids(name, ids, static_cast<const int32_t*>(data), lengths, T, B, I, result.get());
@@ -472,7 +472,7 @@ Targets read_targets(Inputs& inputs, const Name& name, py::handle value, const S
   if (element != Element::i32 && element != Element::i64) bad_type(name, "int32 or int64", dtype_text(array));
   if (!shape.matches(array)) bad_value(name, shape.text(), shape_text(array));
   const std::size_t N = shape.bytes(1);
-  Targets result{std::unique_ptr<int64_t[]>(new int64_t[N]), 0};
+  Targets result{new_buffer<int64_t>(N), 0};
   const void* data = inputs.contiguous(array);
   const auto copy = [&](auto* targets) {
     return copy_targets(name, targets, shape, static_cast<int64_t>(N), V, ignore_index, result.values.get());

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <memory>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -78,7 +79,14 @@ inline py::array no_array() { return py::reinterpret_steal<py::array>(py::handle
 py::array new_array(Element element, const Shape& shape);
 py::array new_array(Dtype dtype, const Shape& shape);
 
-// Memory of a call that no Python object owns.
+// Memory of a call that no Python object owns.  The nothrow form, as sanitizers end the process where the other throws.
+template <class T>
+std::unique_ptr<T[]> new_buffer(std::size_t n) {
+  std::unique_ptr<T[]> buffer(new (std::nothrow) T[n]);
+  if (!buffer) throw std::bad_alloc();
+  return buffer;
+}
+
 using Scratch = std::unique_ptr<std::byte[]>;
 Scratch new_scratch(Dtype dtype, const Shape& shape);
 
