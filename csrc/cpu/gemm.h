@@ -153,6 +153,22 @@ inline void for_each_tile(Range rows, Range panels, int N, const Body& body) {
   }
 }
 
+// Transposes a square of lanes: interleaving the first half of the rows with the second, log2(lanes) times.
+template <class V>
+inline void transpose(V (&row)[V::lanes]) {
+  constexpr int half = V::lanes / 2;
+  for (int round = 1; round < V::lanes; round *= 2) {
+    V zipped[V::lanes];
+    RNNKERNELS_UNROLL
+    for (int i = 0; i < half; ++i) {
+      zipped[2 * i] = zip_low(row[i], row[i + half]);
+      zipped[2 * i + 1] = zip_high(row[i], row[i + half]);
+    }
+    RNNKERNELS_UNROLL
+    for (int i = 0; i < V::lanes; ++i) row[i] = zipped[i];
+  }
+}
+
 // The right operand of an ordinary product: K x columns, in panels of N vectors; the last panel is padded with zeros.
 template <class Real>
 struct PackedMatrix {
@@ -199,19 +215,13 @@ struct PackedMatrix {
 
   // One vector of a panel: lane l of row k is from[l*from_stride + k] for l < valid, else 0.
   static void pack_lanes(Real* to, int64_t to_stride, const Real* from, int64_t from_stride, int64_t valid, int64_t K) {
-    constexpr int lanes = Vec<Real>::lanes;
-    constexpr int64_t block = cache_line / sizeof(Real);  // a cache line of every source row at a time
-    for (int64_t k0 = 0; k0 < K; k0 += block) {
-      const int64_t k1 = smaller(K, k0 + block);
-      if (valid >= lanes) {
-        for (int64_t k = k0; k < k1; ++k) {
-          for (int l = 0; l < lanes; ++l) to[k * to_stride + l] = from[l * from_stride + k];
-        }
-      } else {
-        for (int64_t k = k0; k < k1; ++k) {
-          for (int l = 0; l < lanes; ++l) to[k * to_stride + l] = l < valid ? from[l * from_stride + k] : Real(0);
-        }
-      }
+    using V = Vec<Real>;
+    for (int64_t k = 0; k < K; k += V::lanes) {
+      const int n = static_cast<int>(smaller(V::lanes, K - k));
+      V square[V::lanes];
+      for (int l = 0; l < V::lanes; ++l) square[l] = l < valid ? V::load(from + l * from_stride + k, n) : V(0);
+      transpose(square);
+      for (int l = 0; l < n; ++l) square[l].store(to + (k + l) * to_stride);
     }
   }
 };

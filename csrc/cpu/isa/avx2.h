@@ -59,6 +59,12 @@ struct Vec<float> {
     __m256i whole = _mm256_cvtps_epi32(n.v), half = _mm256_srai_epi32(whole, 1);
     return a * power_of_two(half) * power_of_two(_mm256_sub_epi32(whole, half));
   }
+  friend Vec zip_low(Vec a, Vec b) {  // a0 b0 a1 b1 ... of the lower halves
+    return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a.v, b.v), _mm256_unpackhi_ps(a.v, b.v), 0x20);
+  }
+  friend Vec zip_high(Vec a, Vec b) {
+    return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a.v, b.v), _mm256_unpackhi_ps(a.v, b.v), 0x31);
+  }
   friend Vec zero_where_not_positive(Vec x, Vec a) {
     return _mm256_andnot_ps(_mm256_cmp_ps(x.v, _mm256_setzero_ps(), _CMP_LE_OQ), a.v);
   }
@@ -107,6 +113,12 @@ struct Vec<double> {
   friend Vec ldexp(Vec a, Vec n) {
     __m128i whole = _mm256_cvtpd_epi32(n.v), half = _mm_srai_epi32(whole, 1);
     return a * power_of_two(half) * power_of_two(_mm_sub_epi32(whole, half));
+  }
+  friend Vec zip_low(Vec a, Vec b) {  // a0 b0 a1 b1 ... of the lower halves
+    return _mm256_permute2f128_pd(_mm256_unpacklo_pd(a.v, b.v), _mm256_unpackhi_pd(a.v, b.v), 0x20);
+  }
+  friend Vec zip_high(Vec a, Vec b) {
+    return _mm256_permute2f128_pd(_mm256_unpacklo_pd(a.v, b.v), _mm256_unpackhi_pd(a.v, b.v), 0x31);
   }
   friend Vec zero_where_not_positive(Vec x, Vec a) {
     return _mm256_andnot_pd(_mm256_cmp_pd(x.v, _mm256_setzero_pd(), _CMP_LE_OQ), a.v);

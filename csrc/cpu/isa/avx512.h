@@ -37,10 +37,19 @@ struct Vec<float> {
   friend Vec min(Vec a, Vec b) { return _mm512_min_ps(a.v, b.v); }
   friend Vec abs(Vec a) { return _mm512_abs_ps(a.v); }
   friend Vec copysign(Vec a, Vec sign) {
-    const __m512 bit = _mm512_set1_ps(-0.0f);
-    return _mm512_or_ps(_mm512_andnot_ps(bit, a.v), _mm512_and_ps(bit, sign.v));
+    const __m512i bit = _mm512_castps_si512(_mm512_set1_ps(-0.0f));
+    return _mm512_castsi512_ps(  // bit ? sign : a
+        _mm512_ternarylogic_epi32(bit, _mm512_castps_si512(sign.v), _mm512_castps_si512(a.v), 0xCA));
   }
   friend Vec ldexp(Vec a, Vec n) { return _mm512_scalef_ps(a.v, n.v); }
+  friend Vec zip_low(Vec a, Vec b) {  // a0 b0 a1 b1 ... of the lower halves
+    const __m512i order = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    return _mm512_permutex2var_ps(a.v, order, b.v);
+  }
+  friend Vec zip_high(Vec a, Vec b) {
+    const __m512i order = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+    return _mm512_permutex2var_ps(a.v, order, b.v);
+  }
   friend Vec zero_where_not_positive(Vec x, Vec a) {
     return _mm512_mask_mov_ps(a.v, _mm512_cmp_ps_mask(x.v, _mm512_setzero_ps(), _CMP_LE_OQ), _mm512_setzero_ps());
   }
@@ -73,10 +82,17 @@ struct Vec<double> {
   friend Vec min(Vec a, Vec b) { return _mm512_min_pd(a.v, b.v); }
   friend Vec abs(Vec a) { return _mm512_abs_pd(a.v); }
   friend Vec copysign(Vec a, Vec sign) {
-    const __m512d bit = _mm512_set1_pd(-0.0);
-    return _mm512_or_pd(_mm512_andnot_pd(bit, a.v), _mm512_and_pd(bit, sign.v));
+    const __m512i bit = _mm512_castpd_si512(_mm512_set1_pd(-0.0));
+    return _mm512_castsi512_pd(
+        _mm512_ternarylogic_epi64(bit, _mm512_castpd_si512(sign.v), _mm512_castpd_si512(a.v), 0xCA));
   }
   friend Vec ldexp(Vec a, Vec n) { return _mm512_scalef_pd(a.v, n.v); }
+  friend Vec zip_low(Vec a, Vec b) {
+    return _mm512_permutex2var_pd(a.v, _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), b.v);
+  }
+  friend Vec zip_high(Vec a, Vec b) {
+    return _mm512_permutex2var_pd(a.v, _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15), b.v);
+  }
   friend Vec zero_where_not_positive(Vec x, Vec a) {
     return _mm512_mask_mov_pd(a.v, _mm512_cmp_pd_mask(x.v, _mm512_setzero_pd(), _CMP_LE_OQ), _mm512_setzero_pd());
   }

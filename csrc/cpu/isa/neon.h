@@ -51,6 +51,8 @@ struct Vec<float> {
     int32x4_t whole = vcvtnq_s32_f32(n.v), half = vshrq_n_s32(whole, 1);
     return a * power_of_two(half) * power_of_two(vsubq_s32(whole, half));
   }
+  friend Vec zip_low(Vec a, Vec b) { return vzip1q_f32(a.v, b.v); }  // a0 b0 a1 b1
+  friend Vec zip_high(Vec a, Vec b) { return vzip2q_f32(a.v, b.v); }
   friend Vec zero_where_not_positive(Vec x, Vec a) {
     return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(a.v), vclezq_f32(x.v)));
   }
@@ -97,6 +99,8 @@ struct Vec<double> {
     int64x2_t whole = vcvtnq_s64_f64(n.v), half = vshrq_n_s64(whole, 1);
     return a * power_of_two(half) * power_of_two(vsubq_s64(whole, half));
   }
+  friend Vec zip_low(Vec a, Vec b) { return vzip1q_f64(a.v, b.v); }
+  friend Vec zip_high(Vec a, Vec b) { return vzip2q_f64(a.v, b.v); }
   friend Vec zero_where_not_positive(Vec x, Vec a) {
     return vreinterpretq_f64_u64(vbicq_u64(vreinterpretq_u64_f64(a.v), vclezq_f64(x.v)));
   }

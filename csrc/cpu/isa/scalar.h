@@ -38,6 +38,8 @@ struct Vec {
   friend Vec ldexp(Vec a, Vec n) {  // NaN in n: any exponent will do, a is NaN too
     return Vec(std::ldexp(a.v, n.v == n.v ? static_cast<int>(n.v) : 0));
   }
+  friend Vec zip_low(Vec a, Vec) { return a; }  // never called: one lane has nothing to interleave
+  friend Vec zip_high(Vec a, Vec) { return a; }
   friend Vec zero_where_not_positive(Vec x, Vec a) { return x.v <= 0 ? Vec(0) : a; }
 };
 
