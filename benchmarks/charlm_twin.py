@@ -41,7 +41,7 @@ class Twin(torch.nn.Module):
             {"params": decayed, "weight_decay": config.weight_decay},
             {"params": others, "weight_decay": 0.0},
         ]
-        self.optimizer = torch.optim.AdamW(groups, lr=config.lr)
+        self.optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.99))
 
     def step(self) -> None:
         """One step on the chunk of `Trainer` with the same number."""

@@ -118,10 +118,12 @@ class CharModel:
         return w_ih, w_hh, b_ih, b_hh
 
     def _initialise(self, rng: np.random.Generator) -> None:
-        """PyTorch's defaults for matrices; biases at zero, but the forget gate starts open."""
+        """PyTorch's defaults, but w_hh orthogonal, biases at zero and the forget gate open."""
         for name, view in self._views.items():
             if name == "embedding.weight":
                 view[...] = rng.standard_normal(view.shape)
+            elif name.startswith("weight_hh"):
+                init.orthogonal(view, rng, gates=self.gates)
             elif view.ndim == 2:
                 init.uniform(view, rng, self.hidden)
             elif name.startswith("bias_ih") and self.kind == "lstm":

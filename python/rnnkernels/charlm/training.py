@@ -20,7 +20,7 @@ from .corpus import Corpus, Ids, InputError, Streams, Vocabulary
 from .model import CELLS, CharModel
 
 OPTIMIZERS: dict[str, Callable[..., optim.Optimizer]] = {
-    "adam": optim.Adam,
+    "adam": partial(optim.Adam, betas=(0.9, 0.99)),
     "rmsprop": optim.RMSprop,
     "adagrad": optim.Adagrad,
     "sgd": partial(optim.SGD, momentum=0.9),
@@ -131,9 +131,9 @@ class Trainer:
         return len(self.losses) >= self.config.steps
 
     def learning_rate(self, step: int) -> float:
-        """Linear warm-up over the first twentieth of the steps, then half a cosine down to a hundredth."""
+        """Linear warm-up over the first twentieth of the steps, under half a cosine that ends near zero."""
         warm_up = max(1, self.config.steps // 20)
-        decay = 0.505 + 0.495 * math.cos(math.pi * step / self.config.steps)
+        decay = 0.5 + 0.5 * math.cos(math.pi * step / self.config.steps)
         return self.config.lr * min(1.0, (step + 1) / warm_up) * decay
 
     def step(self) -> float:
