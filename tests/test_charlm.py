@@ -164,8 +164,8 @@ def test_parameters_have_pytorchs_names_and_shapes_and_live_in_one_vector() -> N
     model = CharModel(11, cell="gru", hidden=6, layers=2, rng=np.random.default_rng(0))
     state = model.state_dict()
     assert {name: tensor.shape for name, tensor in state.items()} == {
-        "embedding.weight": (11, 64),
-        "weight_ih_l0": (18, 64), "weight_hh_l0": (18, 6), "weight_ih_l1": (18, 6), "weight_hh_l1": (18, 6),
+        "embedding.weight": (11, 128),
+        "weight_ih_l0": (18, 128), "weight_hh_l0": (18, 6), "weight_ih_l1": (18, 6), "weight_hh_l1": (18, 6),
         "head.weight": (11, 6),
         "bias_ih_l0": (18,), "bias_hh_l0": (18,), "bias_ih_l1": (18,), "bias_hh_l1": (18,),
         "head.bias": (11,),

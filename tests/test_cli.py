@@ -287,6 +287,7 @@ def test_check_fails_on_a_wrong_kernel(
         return grads._replace(db_hh=None if grads.db_hh is None else grads.db_hh * 1.001)
 
     monkeypatch.setattr(functional, "gru_backward", wrong)
+    monkeypatch.setattr("rnnkernels.cli.check.SIZES", ((5, 3, 7, 5), (3, 19, 9, 33)))
     isa = rnnkernels.info()["isa"]
     assert main(["check", "--isa", isa, "--only", "gru"]) == 1
     failed = [line for line in capsys.readouterr().out.splitlines() if "FAILED" in line]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 Ids = NDArray[np.int32]
 
-# Characters of the standard library that are learnt (every Python from 3.10 on has them), and of a piece of it.
+# Characters of the standard library that are learnt, which every Python from 3.10 on has; and of one piece.
 LIBRARY_TRAINING, PIECE = 7_000_000, 4_000
 
 # Tests, generated tables, what differs from one build of Python to the next, and what later ones do not have.

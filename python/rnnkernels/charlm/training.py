@@ -25,7 +25,7 @@ OPTIMIZERS: dict[str, Callable[..., optim.Optimizer]] = {
     "adagrad": optim.Adagrad,
     "sgd": partial(optim.SGD, momentum=0.9),
 }
-LEARNING_RATES = {"adam": 4e-3, "rmsprop": 2e-3, "adagrad": 2e-2, "sgd": 1.0}  # what to begin a search with
+LEARNING_RATES = {"adam": 6e-3, "rmsprop": 2e-3, "adagrad": 2e-2, "sgd": 1.0}  # what to begin a search with
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class Config:
     """What decides a run, and so is kept with the model.  The defaults are those of `rnnkernels train`."""
 
     cell: str = "lstm"
-    embedding: int = 64
-    hidden: int = 256
+    embedding: int = 128
+    hidden: int = 192
     layers: int = 1
-    seq_len: int = 64
-    batch: int = 32
-    steps: int = 2000
+    seq_len: int = 24
+    batch: int = 48
+    steps: int = 7000
     lr: float = LEARNING_RATES["adam"]
     optimizer: str = "adam"
     clip: float = 1.0
