@@ -2,11 +2,17 @@
 // its bits differ from those of the vector ISAs.
 #pragma once
 
-#include <cmath>
-
 #include "../../core/namespace.h"
 
 RNNKERNELS_BEGIN_NAMESPACE
+
+// Not those of <cmath>, which are inline functions outside our namespace.
+inline float magnitude(float x) { return __builtin_fabsf(x); }
+inline double magnitude(double x) { return __builtin_fabs(x); }
+inline float with_sign(float x, float sign) { return __builtin_copysignf(x, sign); }
+inline double with_sign(double x, double sign) { return __builtin_copysign(x, sign); }
+inline float scaled(float x, int n) { return __builtin_ldexpf(x, n); }
+inline double scaled(double x, int n) { return __builtin_ldexp(x, n); }
 
 template <class Real_>
 struct Vec {
@@ -33,10 +39,10 @@ struct Vec {
   friend Vec fma(Vec a, Vec b, Vec c) { return Vec(a.v * b.v + c.v); }
   friend Vec max(Vec a, Vec b) { return a.v > b.v ? a : b; }
   friend Vec min(Vec a, Vec b) { return a.v < b.v ? a : b; }
-  friend Vec abs(Vec a) { return Vec(std::fabs(a.v)); }
-  friend Vec copysign(Vec a, Vec sign) { return Vec(std::copysign(a.v, sign.v)); }
+  friend Vec abs(Vec a) { return Vec(magnitude(a.v)); }
+  friend Vec copysign(Vec a, Vec sign) { return Vec(with_sign(a.v, sign.v)); }
   friend Vec ldexp(Vec a, Vec n) {  // NaN in n: any exponent will do, a is NaN too
-    return Vec(std::ldexp(a.v, n.v == n.v ? static_cast<int>(n.v) : 0));
+    return Vec(scaled(a.v, n.v == n.v ? static_cast<int>(n.v) : 0));
   }
   friend Vec zip_low(Vec a, Vec) { return a; }  // never called: one lane has nothing to interleave
   friend Vec zip_high(Vec a, Vec) { return a; }
