@@ -61,7 +61,7 @@ def test_kernel(kernel: Kernel, form: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("kind", KINDS)
 def test_random_problems(kind: str, seed: int) -> None:
     """Sizes and forms as they come; both stages, all instruction sets, one, two or three threads."""
