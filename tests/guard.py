@@ -224,6 +224,8 @@ def cell_cases() -> Iterator[Case]:
             yield Case(case, "table" if case.ids and i % 2 else "")
     yield Case(CellCase(130, 2, 3, 5, ragged=True))
     yield Case(CellCase(2, 3, 70, 129))
+    yield Case(CellCase(3, 37, 9, 17))
+    yield Case(CellCase(3, 37, 9, 17, reverse=True, bias="none", state=False))
 
 
 def head_cases() -> Iterator[HeadCase]:

@@ -1,10 +1,12 @@
-"""Calls from several threads at once: the GIL is released, nothing is shared, the bits are the same."""
+"""Threads: calls from several at once share nothing and give the same bits; ours leave no trace on theirs."""
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -60,3 +62,34 @@ def test_concurrent_calls_give_the_same_bits(num_threads: int) -> None:
         for k, got in enumerate(pool.map(run, range(64))):
             for mine, its in zip(got, want[k % 4], strict=True):
                 np.testing.assert_array_equal(mine, its)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no sched_setaffinity")
+def test_workers_may_run_where_the_process_may() -> None:
+    """A worker that wakes on its caller's CPU leaves it, by an affinity that must not last."""
+    allowed = os.sched_getaffinity(0)
+    wide = problem(20, 40, 64, 128)
+    for _ in range(5):
+        time.sleep(0.03)  # long enough for the workers to sleep
+        with rk.config(num_threads=3):
+            rk.lstm_forward(**wide)
+    for thread in Path("/proc/self/task").iterdir():
+        assert os.sched_getaffinity(int(thread.name)) == allowed
+
+
+def test_memory_that_a_call_left_behind_is_not_seen() -> None:
+    """Scratch memory is kept between calls: NaN of one must not reach the next."""
+    healthy, sick = problem(9, 40, 64, 100), problem(9, 40, 64, 100)
+    for array in sick.values():
+        array.fill(np.nan)
+
+    def run(p: dict[str, Any]) -> list[Any]:
+        result = rk.lstm_forward(**p)
+        grads = rk.lstm_backward(result.y, result.saved)
+        return [*result[:-1], *(g for g in grads if g is not None)]
+
+    want = run(healthy)
+    assert np.isnan(run(sick)[0]).all()
+    for mine, its in zip(run(healthy), want, strict=True):
+        np.testing.assert_array_equal(mine, its)
+        assert np.isfinite(mine).all()

@@ -52,7 +52,18 @@ ONE_SEQUENCE = Case(CellCase(40, 1, 9, 161, reverse=True))
 RAGGED_BY_UNITS = Case(CellCase(9, 13, 16, 161, ragged=True, reverse=True))
 RAGGED_BY_SEQUENCES = Case(CellCase(40, 23, 16, 31, ragged=True, bias="sequence"))
 IDS = Case(CellCase(24, 23, 50, 31, ids=True, ragged=True), "table")
-PARALLEL = [BY_UNITS, BY_SEQUENCES, ONE_SEQUENCE, RAGGED_BY_UNITS, RAGGED_BY_SEQUENCES, IDS]
+WIDE_BY_UNITS = Case(CellCase(3, 37, 16, 321))
+WIDE_BY_SEQUENCES = Case(CellCase(24, 37, 16, 31, reverse=True))
+PARALLEL = [
+    WIDE_BY_UNITS,
+    WIDE_BY_SEQUENCES,
+    BY_UNITS,
+    BY_SEQUENCES,
+    ONE_SEQUENCE,
+    RAGGED_BY_UNITS,
+    RAGGED_BY_SEQUENCES,
+    IDS,
+]
 HEADS = [HeadCase((600,), 33, 65, ignored=0.2), HeadCase((70, 5), 17, 300, reduction="none")]
 
 
@@ -218,6 +229,7 @@ def per_sequence(problem: CellProblem, sequences: Any) -> dict[str, Array]:
             Case(CellCase(5, 25, 17, 33, ragged=True, bias="sequence")),
             Case(CellCase(5, 13, 50, 8, ids=True, ragged=True), "table"),
             Case(CellCase(300, 3, 3, 5)),
+            Case(CellCase(4, 37, 9, 33, reverse=True)),
         ],
         2,
     ),

@@ -26,6 +26,7 @@ SICK = 5  # the sequence that holds what is not finite
 CLEAN = Case(CellCase(T, B, I, H, bias="sequence"))
 BACKWARDS = Case(CellCase(T, B, I, H, bias="sequence", reverse=True))
 RAGGED = Case(CellCase(T, B, I, H, bias="sequence", ragged=True, reverse=True))
+WIDE = Case(CellCase(T, 37, I, H))
 BATCH_AXIS = {"y": 1, "dx": 1, "h_n": 0, "c_n": 0, "dh0": 0, "dc0": 0, "db_ih": 0}
 
 
@@ -40,7 +41,7 @@ def healthy(results: dict[str, Array]) -> dict[str, bytes]:
     return {
         name: np.delete(results[name], SICK, axis).tobytes()
         for name, axis in BATCH_AXIS.items()
-        if name in results
+        if name in results and results[name].ndim > 1  # a bias of all sequences is nobody's own
     }
 
 
@@ -65,9 +66,9 @@ def sickened(case: Case, kind: str, dtype: str, where: str, value: float) -> Cel
 @each_dtype
 @each_isa
 @pytest.mark.parametrize("where", ["x", "h0", "c0", "b_ih", "dy", "dh_n", "dc_n"])
-@pytest.mark.parametrize("case", [CLEAN, BACKWARDS], ids=["forward", "reverse"])
+@pytest.mark.parametrize("case", [CLEAN, BACKWARDS, WIDE], ids=["forward", "reverse", "wide"])
 def test_it_stays_in_its_sequence(kind: str, dtype: str, isa: str, where: str, case: Case) -> None:
-    if where in ("c0", "dc_n") and kind != "lstm":
+    if (where in ("c0", "dc_n") and kind != "lstm") or (where == "b_ih" and case is WIDE):
         return
     with rnnkernels.config(isa=isa):
         clean = results_of(case.problem(kind, dtype))
@@ -83,7 +84,7 @@ def test_it_stays_in_its_sequence(kind: str, dtype: str, isa: str, where: str, c
 
 @each_kind
 @each_isa
-@pytest.mark.parametrize("case", [CLEAN, BACKWARDS], ids=["forward", "reverse"])
+@pytest.mark.parametrize("case", [CLEAN, BACKWARDS, WIDE], ids=["forward", "reverse", "wide"])
 def test_nan_passes_from_its_step_on(kind: str, isa: str, case: Case) -> None:
     problem, sick = case.problem(kind, "float32"), case.problem(kind, "float32")
     sick.arguments["x"][2, SICK, 0] = np.nan

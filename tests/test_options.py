@@ -250,3 +250,37 @@ def test_headers_are_where_they_are_said_to_be() -> None:
     include = Path(rk.get_include())
     assert (include / "rnnkernels" / "api.h").is_file()
     assert (include / "rnnkernels" / "core" / "cells" / "lstm.h").is_file()
+
+
+# -- RNNKERNELS_EXPLAIN --------------------------------------------------------------------------------------
+
+EXPLAINED = """
+import numpy as np, rnnkernels as rk
+def call(T, B, I, H, **options):
+    x, w_ih, w_hh = (np.zeros(s, np.float32) for s in ((T, B, I), (4 * H, I), (4 * H, H)))
+    with rk.config(num_threads=2):
+        rk.lstm_backward(None, rk.lstm_forward(x, w_ih, w_hh, **options).saved)
+call(3, 2, 4, 5)
+call(20, 40, 32, 64)
+call(20, 40, 32, 64, lengths=[20] * 40)
+call(40, 4, 256, 512)
+"""
+
+
+def test_explain_names_each_choice_and_its_reason() -> None:
+    def lines(asked: str) -> list[str]:
+        environment = os.environ | {"RNNKERNELS_EXPLAIN": asked, "RNNKERNELS_ISA": "scalar"}
+        command = [sys.executable, "-c", EXPLAINED]
+        result = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+        assert result.stdout == ""
+        return result.stderr.splitlines()
+
+    assert lines("") == lines("0") == []
+    tiny, _, wide, _, ragged, _, large, large_backward = lines("1")
+    assert tiny.startswith("rnnkernels: lstm_forward_f32_scalar, T=3 B=2 I=4 H=5: 1 thread (waking a worker")
+    assert "2 threads sharing sequences (the weights fit in L2), input and state in one tile," in wide
+    assert "sharing sequences" in ragged
+    assert "in one tile" not in ragged
+    assert "2 threads sharing units (each keeps its weights in cache)," in large
+    assert large_backward.startswith("rnnkernels: lstm_backward_f32_scalar, ")
+    assert all(line.endswith(" MiB of scratch") for line in (tiny, wide, ragged, large))

@@ -49,11 +49,13 @@ class BackwardLayer {
     start(share(schedule.B, team));
     zero_padding(schedule, call.accumulate_dx ? nullptr : static_cast<Real*>(call.dx), call.I, call.I, team);
     if (!call.accumulate) clear_weight_gradients();
+    add = call.accumulate;
     sync(team);
     for (int64_t last = schedule.steps; last > 0;) {
       const Range chunk = chunk_ending_at(last);
       for (int64_t s = last - 1; s >= chunk.begin; --s) step(chunk, s);
       finish_chunk(chunk);
+      add = true;
       last = chunk.begin;
       current = 1 - current;
     }
@@ -106,7 +108,7 @@ class BackwardLayer {
   // dgates of step s, from those of step s + 1.
   void step(Range chunk, int64_t s) {
     step_rows(s, chunk, {rows.begin, smaller(rows.end, schedule.active[s])},
-              [&](Real* tile, int64_t j, int64_t column) { apply_cell(tile, chunk, s, j, column); });
+              [&](V dh_unit, int64_t j, int64_t unit, int n) { apply_cell(dh_unit, chunk, s, j, unit, n); });
     meet();
     if constexpr (Cell::reset_before) {
       reset_step(chunk, s);
@@ -114,17 +116,16 @@ class BackwardLayer {
     }
   }
 
-  // For each row of the tiles of step s: dh in `tile`, the sum of dy, what reached h directly, and W_hh^T dgates of step
-  // s + 1 for the sequences that go on there; then body(tile's row, row, column).
+  // body(dh, row, unit, valid lanes) for the vectors of step s: dh is the sum of dy, what reached h directly, and
+  // W_hh^T dgates of step s + 1 for the sequences that go on there.
   template <class Body>
   void step_rows(int64_t s, Range chunk, Range active, const Body& body) const {
     const int64_t going_on =
         s + 1 < schedule.steps ? larger(active.begin, smaller(active.end, schedule.active[s + 1])) : active.begin;
-    const auto init = [&](Real* tile, int64_t row, int count, int64_t column) {
-      start_tile(tile, s, row, count, column);
-    };
-    const auto done = [&](Real* tile, int64_t row, int count, int64_t column) {
-      for (int r = 0; r < count; ++r) body(tile + r * w_hh.width(), row + r, column);
+    const auto init = [&](Real* sums, const Tile& tile) { start_tile(sums, s, tile); };
+    const auto done = [&](const Real* sums, const Tile& tile) {
+      for_each_vector<Real>(w_hh, tile,
+                            [&](int64_t at, int64_t j, int64_t unit, int n) { body(V::load(sums + at), j, unit, n); });
     };
     if (active.begin < going_on) {
       multiply<Real>({next_dgates(chunk, s) + Cell::h_first * H, dgates_stride()}, w_hh, {active.begin, going_on},
@@ -143,27 +144,26 @@ class BackwardLayer {
     return dgates[current] + (schedule.first_row[s + 1] - schedule.first_row[chunk.begin]) * dgates_stride();
   }
 
-  void start_tile(Real* tile, int64_t s, int64_t row, int count, int64_t column) const {
-    for (int r = 0; r < count; ++r) {
-      const int64_t now = s < 0 ? 0 : user_row(schedule, s, row + r);
-      const Real* dy = s < 0 ? nullptr : row_or_null<Real>(call.dy, now, call.dy_stride);
-      if (s >= 0) prefetch_saved(now, column);
-      for (int64_t v = 0; v < w_hh.width(); v += lanes) {
-        const int n = valid(column + v);
-        V sum = V::load(dh + (row + r) * stride() + column + v);
-        if (dy && n) sum = sum + V::load(dy + column + v, n);
-        sum.store(tile + r * w_hh.width() + v);
+  void start_tile(Real* sums, int64_t s, const Tile& tile) const {
+    const int64_t width = tile.panels * w_hh.width();
+    if (tile.panel * w_hh.width() + width > H) fill_zero(sums, tile.rows * width);  // a vector may have no unit
+    for_each_vector<Real>(w_hh, tile, [&](int64_t at, int64_t j, int64_t unit, int n) {
+      V sum = V::load(dh + j * stride() + unit);
+      if (s >= 0) {
+        const int64_t now = user_row(schedule, s, j);
+        if (call.dy) sum = sum + V::load(static_cast<const Real*>(call.dy) + now * call.dy_stride + unit, n);
+        prefetch_saved(now, unit);
       }
-    }
+      sum.store(sums + at);
+    });
   }
 
-  // What apply_cell will read of this row when the tile's product is done.
-  void prefetch_saved(int64_t row, int64_t column) const {
+  // What apply_cell will read of these units when the tile's product is done.
+  void prefetch_saved(int64_t row, int64_t unit) const {
     for (int g = 0; g < Cell::saved_gates; ++g) {
-      prefetch(static_cast<const Real*>(call.io.gates) + (row * Cell::saved_gates + g) * H + column, w_hh.width());
+      __builtin_prefetch(static_cast<const Real*>(call.io.gates) + (row * Cell::saved_gates + g) * H + unit);
     }
-    if (Cell::has_c) prefetch(static_cast<const Real*>(call.io.c) + row * H + column, w_hh.width());
-    if (!Cell::has_c) prefetch(static_cast<const Real*>(call.io.h) + row * H + column, w_hh.width());
+    __builtin_prefetch(static_cast<const Real*>(Cell::has_c ? call.io.c : call.io.h) + row * H + unit);
   }
 
   Real* dgates_row(Range chunk, int64_t s, int64_t j) const {
@@ -179,28 +179,24 @@ class BackwardLayer {
     return row >= 0 ? static_cast<const Real*>(saved) + row * H : row_or_null<Real>(initial, -1 - row, H);
   }
 
-  void apply_cell(const Real* tile, Range chunk, int64_t s, int64_t j, int64_t column) const {
-    const int64_t now = user_row(schedule, s, j), before = previous_row(s, j);
-    const Real* gates = row_or_null<Real>(call.io.gates, now, Cell::saved_gates * H);
+  void apply_cell(V dh_unit, Range chunk, int64_t s, int64_t j, int64_t unit, int n) const {
+    const int64_t now = user_row(schedule, s, j), before = previous_row(s, j), at = j * stride() + unit;
     const Real* h_prev = state_row(call.io.h, call.io.h0, before);
     const Real* c_prev = Cell::has_c ? state_row(call.io.c, call.io.c0, before) : nullptr;
+    V a[Cell::slots], da[Cell::slots], dc_unit(0), c_unit(0);
+    load_gates(a, row_or_null<Real>(call.io.gates, now, Cell::saved_gates * H), unit, n);
+    if (Cell::reset_before) da[0] = V(0);  // R, which needs the second product
+    if (Cell::has_c) {
+      dc_unit = V::load(dc + at);
+      c_unit = V::load(static_cast<const Real*>(call.io.c) + now * H + unit, n);
+    }
+    Cell::backward(a, load_or_zero(h_prev, unit, n), V::load(static_cast<const Real*>(call.io.h) + now * H + unit, n),
+                   load_or_zero(c_prev, unit, n), c_unit, dh_unit, dc_unit, da);
+    dh_unit.store(dh + at);
+    if (Cell::has_c) dc_unit.store(dc + at);
     Real* to = dgates_row(chunk, s, j);
-    for_each_vector<Real>(w_hh.width(), column, H, [&](int64_t v, int64_t unit, int n) {
-      const int64_t at = j * stride() + unit;
-      V a[Cell::slots], da[Cell::slots], dh_unit = V::load(tile + v), dc_unit(0), c_unit(0);
-      load_gates(a, gates, unit, n);
-      if (Cell::reset_before) da[0] = V(0);  // R, which needs the second product
-      if (Cell::has_c) {
-        dc_unit = V::load(dc + at);
-        c_unit = V::load(static_cast<const Real*>(call.io.c) + now * H + unit, n);
-      }
-      Cell::backward(a, load_or_zero(h_prev, unit, n), V::load(static_cast<const Real*>(call.io.h) + now * H + unit, n),
-                     load_or_zero(c_prev, unit, n), c_unit, dh_unit, dc_unit, da);
-      dh_unit.store(dh + at);
-      if (Cell::has_c) dc_unit.store(dc + at);
-      RNNKERNELS_UNROLL
-      for (int q = 0; q < Cell::slots; ++q) da[q].store(to + q * H + unit, n);
-    });
+    RNNKERNELS_UNROLL
+    for (int q = 0; q < Cell::slots; ++q) da[q].store(to + q * H + unit, n);
   }
 
   void load_gates(V (&a)[Cell::slots], const Real* gates, int64_t unit, int n) const {
@@ -215,37 +211,36 @@ class BackwardLayer {
     if constexpr (Cell::reset_before) {
       const Range active{rows.begin, smaller(rows.end, schedule.active[s])};
       if (active.begin >= active.end) return;
-      const auto init = [&](Real* tile, int64_t, int count, int64_t) { fill_zero(tile, count * w_hn.width()); };
-      multiply<Real>({dgates_row(chunk, s, 0) + Cell::N * H, dgates_stride()}, w_hn, active, panels, init,
-                     [&](Real* tile, int64_t row, int count, int64_t column) {
-                       for (int r = 0; r < count; ++r) apply_reset(tile + r * w_hn.width(), chunk, s, row + r, column);
-                     });
+      multiply<Real>(
+          {dgates_row(chunk, s, 0) + Cell::N * H, dgates_stride()}, w_hn, active, panels,
+          [&](Real* sums, const Tile& tile) { fill_zero(sums, tile.rows * tile.panels * w_hn.width()); },
+          [&](const Real* sums, const Tile& tile) {
+            for_each_vector<Real>(w_hn, tile, [&](int64_t at, int64_t j, int64_t unit, int n) {
+              apply_reset(V::load(sums + at), chunk, s, j, unit, n);
+            });
+          });
     }
   }
 
-  void apply_reset(const Real* tile, Range chunk, int64_t s, int64_t j, int64_t column) const {
+  void apply_reset(V d_reset_h, Range chunk, int64_t s, int64_t j, int64_t unit, int n) const {
     if constexpr (Cell::reset_before) {
       const Real* gates = static_cast<const Real*>(call.io.gates) + user_row(schedule, s, j) * Cell::saved_gates * H;
       const Real* h_prev = state_row(call.io.h, call.io.h0, previous_row(s, j));
-      for_each_vector<Real>(w_hn.width(), column, H, [&](int64_t v, int64_t unit, int n) {
-        V dh_unit = V::load(dh + j * stride() + unit), da_r;
-        const V r = V::load(gates + Cell::saved_index[Cell::R] * H + unit, n);
-        Cell::reset_backward(r, load_or_zero(h_prev, unit, n), V::load(tile + v), dh_unit, da_r);
-        dh_unit.store(dh + j * stride() + unit);
-        da_r.store(dgates_row(chunk, s, j) + Cell::R * H + unit, n);
-      });
+      V dh_unit = V::load(dh + j * stride() + unit), da_r;
+      const V r = V::load(gates + Cell::saved_index[Cell::R] * H + unit, n);
+      Cell::reset_backward(r, load_or_zero(h_prev, unit, n), d_reset_h, dh_unit, da_r);
+      dh_unit.store(dh + j * stride() + unit);
+      da_r.store(dgates_row(chunk, s, j) + Cell::R * H + unit, n);
     }
   }
 
   // dh0 and dc0: what is left before the first step.
   void finish_start() const {
     if (!call.io.dh0 && !call.io.dc0) return;
-    step_rows(-1, {0, 0}, rows, [&](const Real* tile, int64_t j, int64_t column) {
+    step_rows(-1, {0, 0}, rows, [&](V dh_unit, int64_t j, int64_t unit, int n) {
       const int64_t b = sequence(schedule, j);
-      for_each_vector<Real>(w_hh.width(), column, H, [&](int64_t v, int64_t unit, int n) {
-        deliver(call.io.dh0, b * H + unit, n, V::load(tile + v), call.accumulate);
-        if (Cell::has_c) deliver(call.io.dc0, b * H + unit, n, V::load(dc + j * stride() + unit), call.accumulate);
-      });
+      deliver(call.io.dh0, b * H + unit, n, dh_unit, call.accumulate);
+      if (Cell::has_c) deliver(call.io.dc0, b * H + unit, n, V::load(dc + j * stride() + unit), call.accumulate);
     });
   }
 
@@ -309,7 +304,8 @@ class BackwardLayer {
     const auto clear = [&](void* gradient, int64_t columns) {
       if (gradient) fill_zero(static_cast<Real*>(gradient) + own.begin * columns, own.size() * columns);
     };
-    if (call.io.dw_ih) {
+    const bool products_store = schedule.steps > 0;  // then the first chunk's overwrite what a dense gradient holds
+    if (call.io.dw_ih && (call.ids || !products_store)) {
       Real* dw = static_cast<Real*>(call.io.dw_ih);
       if (call.io.dw_ih_col_stride == 1) {
         clear(dw, call.I);
@@ -321,7 +317,7 @@ class BackwardLayer {
         }
       }
     }
-    clear(call.io.dw_hh, H);
+    if (!products_store) clear(call.io.dw_hh, H);
     clear(call.io.db_hh, 1);
     const int64_t sequences = call.io.weights.b_ih_per_sequence ? schedule.B : 1;
     for (int64_t b = 0; call.io.db_ih && b < sequences; ++b) {
@@ -345,26 +341,14 @@ class BackwardLayer {
     }
   }
 
-  // dw[m + gate_row] += dgates[:, m]^T b
+  // dw[m + gate_row] = or += dgates[:, m]^T b
   void add_product(Range m, int64_t gate_row, const PackedMatrix<Real>& b, void* gradient) const {
-    Real* dw = static_cast<Real*>(gradient);
-    const auto init = [&](Real* tile, int64_t row, int count, int64_t column) {
-      fill_zero(tile, count * b.width());
-      for (int r = 0; r < count; ++r) prefetch(dw + (row + r + gate_row) * b.columns + column, b.width());
-    };
-    const auto done = [&](const Real* tile, int64_t row, int count, int64_t column) {
-      for (int r = 0; r < count; ++r) {
-        Real* to = dw + (row + r + gate_row) * b.columns;
-        for_each_vector<Real>(b.width(), column, b.columns, [&](int64_t v, int64_t at, int n) {
-          (V::load(to + at, n) + V::load(tile + r * b.width() + v)).store(to + at, n);
-        });
-      }
-    };
+    Real* dw = static_cast<Real*>(gradient) + gate_row * b.columns;
     // Row by row of tiles, so that a tile's columns of dgates are read from memory once.
     const int64_t tallest = rows_per_tile<Real>(b.N);
     for (int64_t row = m.begin; row < m.end; row += tallest) {
-      multiply<Real>({dgates[current], dgates_stride(), true}, b, {row, smaller(m.end, row + tallest)}, {0, b.panels()},
-                     init, done);
+      multiply<Real>({dgates[current], dgates_stride(), true}, b, {row, smaller(m.end, row + tallest)},
+                     {dw, nullptr, add});
     }
   }
 
@@ -405,15 +389,13 @@ class BackwardLayer {
   }
 
   void add_dx(Range own) const {
-    const auto init = [&](Real* tile, int64_t, int count, int64_t) { fill_zero(tile, count * w_ih.width()); };
-    const auto done = [&](const Real* tile, int64_t row, int count, int64_t column) {
-      for (int r = 0; r < count; ++r) {
-        for_each_vector<Real>(w_ih.width(), column, call.I, [&](int64_t v, int64_t at, int n) {
-          deliver(call.dx, user[row + r] * call.I + at, n, V::load(tile + r * w_ih.width() + v), call.accumulate_dx);
-        });
-      }
+    const auto init = [&](Real* sums, const Tile& tile) { fill_zero(sums, tile.rows * tile.panels * w_ih.width()); };
+    const auto done = [&](const Real* sums, const Tile& tile) {
+      for_each_vector<Real>(w_ih, tile, [&](int64_t at, int64_t row, int64_t column, int n) {
+        deliver(call.dx, user[row] * call.I + column, n, V::load(sums + at), call.accumulate_dx);
+      });
     };
-    multiply<Real>({dgates[current] + Cell::x_first * H, dgates_stride()}, w_ih, own, {0, w_ih.panels()}, init, done);
+    multiply<Real>({dgates[current] + Cell::x_first * H, dgates_stride()}, w_ih, own, w_ih.all(), init, done);
   }
 
   const LayerBackwardCall& call;
@@ -428,6 +410,7 @@ class BackwardLayer {
   Real *inputs, *states;     // x and h_prev of a chunk, packed
   Real* reset_panels;        // and r*h_prev
   int current = 0;
+  bool add = false;  // to the weight gradients: all chunks do but the first
   Team team{};
   Range panels{}, rows{};
 };

@@ -1,10 +1,13 @@
-// What this machine runs: instruction sets (CPU and operating system together) and CPUs given to this process.
+// What this machine has: instruction sets (CPU and operating system together), CPUs given to this process, cache.
 #include <thread>
 
 #include "dispatch.h"
 
 #if defined(__linux__)
 #include <sched.h>
+#include <unistd.h>
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
 namespace rnnkernels::cpu {
@@ -58,6 +61,23 @@ static int count_cpus() {
 int usable_cpus() {
   static const int cpus = count_cpus();
   return cpus;
+}
+
+static int64_t find_l2_bytes() {
+  int64_t bytes = 0;
+#if defined(_SC_LEVEL2_CACHE_SIZE)
+  bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#elif defined(__APPLE__)
+  size_t size = sizeof bytes;
+  if (sysctlbyname("hw.l2cachesize", &bytes, &size, nullptr, 0) != 0) bytes = 0;
+#endif
+  constexpr int64_t likely = 512 * 1024;  // where the system does not tell
+  return bytes > 0 ? bytes : likely;
+}
+
+int64_t l2_bytes() {
+  static const int64_t bytes = find_l2_bytes();
+  return bytes;
 }
 
 }  // namespace rnnkernels::cpu

@@ -1,8 +1,6 @@
 // Finds the compiled kernel set of an ISA and dtype, and runs the heads. Layers and stacks are in stack.cpp.
 #include "dispatch.h"
 
-#include <cstdlib>
-#include <new>
 #include <stdexcept>
 #include <string>
 
@@ -79,15 +77,6 @@ const std::vector<KernelInfo>& kernels() {
   static const std::vector<KernelInfo> list = list_kernels();
   return list;
 }
-
-Scratch::Scratch(size_t bytes) : data(nullptr) {
-  constexpr size_t line = 64;
-  if (bytes == 0) return;
-  data = static_cast<char*>(std::aligned_alloc(line, (bytes + line - 1) / line * line));
-  if (!data) throw std::bad_alloc();
-}
-
-Scratch::~Scratch() { std::free(data); }
 
 namespace {
 

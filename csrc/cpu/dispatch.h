@@ -44,7 +44,8 @@ const char* isa_name(Isa isa);
 bool isa_compiled(Isa isa);
 bool isa_available(Isa isa);  // compiled, and this CPU and operating system run it
 Isa best_isa();
-int usable_cpus();  // CPUs this process may use (affinity)
+int usable_cpus();   // CPUs this process may use (affinity)
+int64_t l2_bytes();  // of one core, or what is likely
 
 }  // namespace cpu
 }  // namespace rnnkernels

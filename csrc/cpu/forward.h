@@ -1,8 +1,10 @@
 // Forward of one layer in one direction, any cell.
 //
-// Units are cut into panels of one or two vectors. For each panel and row (a step of a sequence) `xg` holds one vector per
+// Units are cut into panels of one or two vectors. For each panel and row (a step of a sequence) a buffer holds one vector per
 // slot of the cell: first the bias, then the input's products, then the state's are accumulated there, in place, and the
-// cell's equations read them. No gate leaves that buffer unless backward needs it.
+// cell's equations read them. No gate leaves the buffer unless backward needs it. In a wide batch all of this happens tile by
+// tile, in a buffer of one tile (`fused`); else the input's products of a chunk of steps come first, so that their tiles are
+// full, and the buffer `xg` holds the chunk.
 #pragma once
 
 #include "layer.h"
@@ -97,9 +99,9 @@ class ForwardLayer {
   explicit ForwardLayer(const LayerForwardCall& call_)
       : call(call_), schedule(call.schedule), H(call.H), arena{call.scratch}, weights(open_weights()) {
     const int64_t state = schedule.B * stride();
-    capacity = chunk_capacity(schedule, chunk_rows_forward);
-    xg = arena.take<Real>(weights.panels * capacity * row_size());
-    gathered = arena.take<Real>(call.ids || in_user_order(schedule) ? 0 : capacity * call.I);
+    capacity = call.fused ? 0 : chunk_capacity(schedule, chunk_rows_forward);
+    xg = arena.take<Real>(call.fused ? 0 : weights.panels * capacity * row_size());
+    gathered = arena.take<Real>(call.fused || call.ids || in_user_order(schedule) ? 0 : capacity * call.I);
     for (Real*& buffer : h) buffer = arena.take<Real>(state);
     c = arena.take<Real>(Cell::has_c ? state : 0);
     reset_h = arena.take<Real>(Cell::reset_before ? state : 0);
@@ -117,8 +119,7 @@ class ForwardLayer {
     sync(team);
     for (Range chunk{0, 0}; chunk.end < schedule.steps;) {
       chunk = next_chunk(schedule, chunk.end, chunk_rows_forward);
-      if (call.split_batch) sync(team);  // sequences of unequal lengths: rows of xg change hands
-      project(chunk);
+      if (!call.fused) project(chunk);
       for (int64_t s = chunk.begin; s < chunk.end; ++s) step(chunk, s);
     }
   }
@@ -134,8 +135,8 @@ class ForwardLayer {
   int64_t row_size() const { return weights.vectors * lanes; }
   int64_t stride() const { return padded_stride<Real>(weights.panels * weights.units()); }
   Real* xg_row(int64_t panel, int64_t row) const { return xg + (panel * capacity + row) * row_size(); }
-  Accumulators<Real> accumulators(int64_t panel, int64_t row, int first_slot) const {
-    return {xg_row(panel, row) + first_slot * lanes, row_size(), capacity * row_size()};
+  Sums<Real> xg_tile(const Tile& tile, int64_t first) const {
+    return Sums<Real>::in_place(xg_row(tile.panel, first + tile.row), row_size(), capacity * row_size());
   }
 
   void meet() const {
@@ -175,6 +176,7 @@ class ForwardLayer {
       project_rows(chunk.begin, {0, schedule.first_row[chunk.end] - base}, chunk);
       return;
     }
+    sync(team);  // sequences of unequal lengths: rows of xg change hands
     for (int64_t s = chunk.begin; s < chunk.end; ++s) {
       const int64_t first = schedule.first_row[s] - base, last = smaller(rows.end, schedule.active[s]);
       if (rows.begin < last) project_rows(s, {first + rows.begin, first + last}, chunk);
@@ -182,7 +184,9 @@ class ForwardLayer {
   }
 
   void project_rows(int64_t s, Range chunk_rows, Range chunk) {
-    for_each_row(chunk, s, chunk_rows, [&](int64_t row, int64_t user, int64_t b) { start_row(row, user, b); });
+    for_each_row(chunk, s, chunk_rows, [&](int64_t row, int64_t user, int64_t b) {
+      for (int64_t panel = panels.begin; panel < panels.end; ++panel) start_row(xg_row(panel, row), panel, user, b);
+    });
     if (call.ids) return;
     Operand<Real> x{row_or_null<Real>(call.x, schedule.B * chunk.begin, call.x_stride), call.x_stride};
     if (!in_user_order(schedule)) {
@@ -190,12 +194,16 @@ class ForwardLayer {
       meet();
       x = {gathered, call.I};
     }
-    for_each_tile<Real>(
-        chunk_rows, panels, Cell::x_count * weights.blocks, [&](int64_t row, int n, int64_t panel, int wide) {
-          accumulate<Real>(Cell::x_count * weights.blocks, n, wide, accumulators(panel, row, Cell::x_first), x, row,
-                           weights.x + panel * weights.x_panel(), weights.x_panel(), call.I);
-        });
+    for_each_tile<Real>(chunk_rows, panels, x_vectors(), [&](const Tile& tile) {
+      accumulate<Real>(x_vectors(), tile.rows, tile.panels, xg_tile(tile, 0).vectors_from(Cell::x_first), x, tile.row,
+                       x_panels(tile));
+    });
   }
+
+  int x_vectors() const { return Cell::x_count * weights.blocks; }
+  int h_vectors() const { return Cell::h_count * weights.blocks; }
+  Panels<Real> x_panels(const Tile& tile) const { return panels_at(weights.x, call.I, x_vectors(), panels, tile); }
+  Panels<Real> h_panels(const Tile& tile) const { return panels_at(weights.h, H, h_vectors(), panels, tile); }
 
   void gather(Range chunk, int64_t s, Range own) const {
     for_each_row(chunk, s, own, [&](int64_t row, int64_t user, int64_t) {
@@ -215,22 +223,21 @@ class ForwardLayer {
     }
   }
 
-  // A row of xg before any product with a dense operand: the bias, and with token ids a column of w_ih.
-  void start_row(int64_t row, int64_t user, int64_t b) const {
+  // A row's slots before any product with a dense operand: the bias, and with token ids a column of w_ih.
+  void start_row(Real* to, int64_t panel, int64_t user, int64_t b) const {
     const Weights& w = call.io.weights;
-    for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
-      Real* to = xg_row(panel, row);
-      for (int at = 0; at < weights.vectors; ++at) {
-        V value = V::load(weights.bias + (panel * weights.vectors + at) * lanes);
-        if (!call.packed && w.b_ih_per_sequence) {
-          value = weights.sum_biases(row_or_null<Real>(w.b_ih, b, Cell::gates * H), w.b_hh, panel, at);
-        }
-        if (call.ids && PackedLayer<Real, Cell>::in_x(weights.slot(at)))
-          value = value + column(call.ids[user], panel, at);
-        value.store(to + at * lanes);
-      }
+    for (int at = 0; at < weights.vectors; ++at) {
+      V value = V::load(bias(panel) + at * lanes);
+      if (bias_per_sequence())
+        value = weights.sum_biases(row_or_null<Real>(w.b_ih, b, Cell::gates * H), w.b_hh, panel, at);
+      if (call.ids && PackedLayer<Real, Cell>::in_x(weights.slot(at)))
+        value = value + column(call.ids[user], panel, at);
+      value.store(to + at * lanes);
     }
   }
+
+  bool bias_per_sequence() const { return !call.packed && call.io.weights.b_ih_per_sequence; }
+  const Real* bias(int64_t panel) const { return weights.bias + panel * row_size(); }
 
   V column(int64_t id, int64_t panel, int at) const {
     if (call.packed) {
@@ -248,41 +255,94 @@ class ForwardLayer {
     return V::load(lane);
   }
 
-  void step(Range chunk, int64_t s) {
+  void step(Range chunk, int64_t s) const {
+    if (call.fused) return fused_step(s);
     const int64_t first = schedule.first_row[s] - schedule.first_row[chunk.begin];
     const Range active{rows.begin, smaller(rows.end, schedule.active[s])};
-    const Real* h_prev = h[s % 2];
-    const int vectors = Cell::h_count * weights.blocks;
-    for_each_tile<Real>(active, panels, vectors, [&](int64_t row, int n, int64_t panel, int wide) {
-      accumulate<Real>(vectors, n, wide, accumulators(panel, first + row, Cell::h_first), {h_prev, stride()}, row,
-                       weights.h + panel * weights.h_panel(), weights.h_panel(), H);
-      for (int p = 0; p < wide; ++p) {
-        Cell::reset_before ? reset(first, row, n, panel + p, h_prev) : finish(first, s, row, n, panel + p);
-      }
-    });
+    const auto before = [&](const Tile& tile, int) { prefetch_outputs(s, tile); };
+    const auto equations = [&](const Tile& tile, int) { finish(xg_tile(tile, first), s, tile); };
+    for_each_tile<Real>(
+        active, panels, h_vectors(), before,
+        [&](const Tile& tile, int) {
+          accumulate<Real>(h_vectors(), tile.rows, tile.panels, xg_tile(tile, first).vectors_from(Cell::h_first),
+                           {h[s % 2], stride()}, tile.row, h_panels(tile));
+        },
+        [&](const Tile& tile, int slot) {
+          Cell::reset_before ? reset(xg_tile(tile, first), s, tile) : equations(tile, slot);
+        });
     meet();
     if constexpr (Cell::reset_before) {
-      for_each_tile<Real>(active, panels, 1, [&](int64_t row, int n, int64_t panel, int wide) {
-        accumulate<Real>(1, n, wide, accumulators(panel, first + row, Cell::N), {reset_h, stride()}, row,
-                         weights.n + panel * weights.n_panel(), weights.n_panel(), H);
-        for (int p = 0; p < wide; ++p) finish(first, s, row, n, panel + p);
-      });
+      for_each_tile<Real>(
+          active, panels, 1, [](const Tile&, int) {},
+          [&](const Tile& tile, int) {
+            accumulate<Real>(1, tile.rows, tile.panels, xg_tile(tile, first).vectors_from(Cell::N), {reset_h, stride()},
+                             tile.row, panels_at(weights.n, H, 1, panels, tile));
+          },
+          equations);
       meet();
     }
   }
 
+  // Both products and the equations, tile by tile; the rows of x are those of the user, whose order is kept. Never with
+  // reset_before, whose second product needs the whole of the first.
+  void fused_step(int64_t s) const {
+    alignas(cache_line) Real buffer[3][Vec<Real>::accumulators * lanes];
+    const Operand<Real> x{row_or_null<Real>(call.x, user_row(schedule, s, 0), call.x_stride), call.x_stride};
+    const Operand<Real> h_prev{h[s % 2], stride()};
+    const auto sums = [&](const Tile& tile, int slot) {
+      return Sums<Real>{buffer[slot], row_size(), row_size(), bias(tile.panel), 0};
+    };
+    const auto run = [&](auto blocks) {
+      constexpr int n = decltype(blocks)::value;
+      for_each_tile<Real>(
+          rows, panels, Cell::slots * n, [&](const Tile& tile, int) { prefetch_outputs(s, tile); },
+          [&](const Tile& tile, int slot) {
+            accumulate_two<Real, Cell::slots * n, Cell::x_first * n, Cell::x_count * n, Cell::h_first * n,
+                           Cell::h_count * n>(tile.rows, sums(tile, slot), x, x_panels(tile), h_prev, h_panels(tile),
+                                              tile.row);
+          },
+          [&](const Tile& tile, int slot) { finish(sums(tile, slot), s, tile); }, false);
+    };
+    if constexpr (!Cell::reset_before) with_constant<Cell::slots == 1 ? 2 : 1>(weights.blocks, run);
+    meet();
+  }
+
+  // Stores wait for their line of cache, and the next tile for them.
+  void prefetch_outputs(int64_t s, const Tile& tile) const {
+    const int64_t unit = tile.panel * weights.units(), count = smaller(tile.panels * weights.units(), H - unit);
+    for (int64_t j = tile.row; j < tile.row + tile.rows; ++j) {
+      const int64_t user = user_row(schedule, s, j);
+      prefetch(h[(s + 1) % 2] + j * stride() + unit, count);
+      prefetch(static_cast<const Real*>(call.y) + user * call.y_stride + unit, count);
+      if (Cell::has_c) prefetch(c + j * stride() + unit, count);
+      if (!call.io.h) continue;
+      prefetch(static_cast<const Real*>(call.io.h) + user * H + unit, count);
+      if (Cell::has_c) prefetch(static_cast<const Real*>(call.io.c) + user * H + unit, count);
+      for (int g = 0; g < Cell::saved_gates; ++g) {
+        prefetch(static_cast<const Real*>(call.io.gates) + (user * Cell::saved_gates + g) * H + unit, count);
+      }
+    }
+  }
+
   // Between the two products of reset_before.
-  void reset(int64_t first, int64_t row, int count, int64_t panel, const Real* h_prev) const {
+  void reset(const Sums<Real>& z, int64_t s, const Tile& tile) const {
     if constexpr (Cell::reset_before) {
-      for (int64_t j = row; j < row + count; ++j) {
-        Real* slots = xg_row(panel, first + j);
+      for_each_row(tile, [&](int64_t j, int64_t panel, int64_t row_of_tile, int64_t panel_of_tile) {
+        Real* slots = z.at(panel_of_tile, row_of_tile);
         V a[Cell::slots];
         load_slots(a, slots);
         const int64_t at = j * stride() + panel * lanes;
-        Cell::reset(a, V::load(h_prev + at)).store(reset_h + at);
+        Cell::reset(a, V::load(h[s % 2] + at)).store(reset_h + at);
         a[Cell::R].store(slots + Cell::R * lanes);
         a[Cell::Z].store(slots + Cell::Z * lanes);
-      }
+      });
+    }
+  }
+
+  template <class Body>
+  static void for_each_row(const Tile& tile, const Body& body) {
+    for (int64_t p = 0; p < tile.panels; ++p) {
+      for (int64_t r = 0; r < tile.rows; ++r) body(tile.row + r, tile.panel + p, r, p);
     }
   }
 
@@ -292,16 +352,16 @@ class ForwardLayer {
   }
 
   // The cell's equations for a tile whose pre-activations are complete.
-  void finish(int64_t first, int64_t s, int64_t row, int count, int64_t panel) const {
+  void finish(const Sums<Real>& z, int64_t s, const Tile& tile) const {
     const bool save = call.io.h;
-    for (int64_t j = row; j < row + count; ++j) {
+    for_each_row(tile, [&](int64_t j, int64_t panel, int64_t row_of_tile, int64_t panel_of_tile) {
       const int64_t b = sequence(schedule, j), user = user_row(schedule, s, j);
       const bool last = j >= schedule.active[s + 1];
       for (int block = 0; block < weights.blocks; ++block) {
         const int64_t unit = panel * weights.units() + block * lanes, at = j * stride() + unit;
         const int n = weights.valid(unit);
         V a[Cell::slots], h_new(0), c_new(0);
-        load_slots(a, xg_row(panel, first + j) + block * Cell::slots * lanes);
+        load_slots(a, z.at(panel_of_tile, row_of_tile) + block * Cell::slots * lanes);
         Cell::forward(a, V::load(h[s % 2] + at), Cell::has_c ? V::load(c + at) : V(0), h_new, c_new);
         h_new.store(h[(s + 1) % 2] + at);
         if (Cell::has_c) c_new.store(c + at);
@@ -313,7 +373,7 @@ class ForwardLayer {
           if (Cell::has_c) c_new.store(static_cast<Real*>(call.io.c_n) + b * H + unit, n);
         }
       }
-    }
+    });
   }
 
   void save_row(int64_t user, int64_t unit, int n, const V (&a)[Cell::slots], V h_new, V c_new) const {

@@ -31,6 +31,11 @@ constexpr int panels_per_row(int vectors) {  // with a single row, several panel
   return static_cast<int>(smaller(max_panels, Vec<Real>::accumulators / vectors));
 }
 
+struct Range {
+  int64_t begin, end;
+  int64_t size() const { return end - begin; }
+};
+
 // The left operand: element (row, k) at data[row*stride + k], or, with k outermost (a transpose), data[k*stride + row].
 template <class Real>
 struct Operand {
@@ -41,116 +46,207 @@ struct Operand {
   const Real* at(int64_t row) const { return data + (k_outermost ? row : row * stride); }
 };
 
-// Where a tile's accumulators start and end: vector v of row r of panel p at data[p*panel_stride + r*row_stride + v*lanes].
+// The right operand of a tile, and memory to bring near meanwhile: one vector for each k.
 template <class Real>
-struct Accumulators {
-  Real* data;
-  int64_t row_stride;
-  int64_t panel_stride;
+struct Panels {
+  const Real* data;
+  int64_t stride;  // from one panel to the next
+  int64_t K;
+  const Real* ahead;
 };
 
-template <class Real, int R, int N, int P, bool k_outermost>
-void tile(Accumulators<Real> c, const Real* a, int64_t a_stride, const Real* b, int64_t b_panel_stride, int64_t K) {
-  using V = Vec<Real>;
-  const int64_t a_row = k_outermost ? 1 : a_stride, a_k = k_outermost ? a_stride : 1;
-  V acc[P][R][N];
-  RNNKERNELS_UNROLL
-  for (int p = 0; p < P; ++p) {
-    RNNKERNELS_UNROLL
-    for (int r = 0; r < R; ++r) {
-      RNNKERNELS_UNROLL
-      for (int v = 0; v < N; ++v) acc[p][r][v] = V::load(c.data + p * c.panel_stride + r * c.row_stride + v * V::lanes);
-    }
+// Where a tile's sums end and start: vector v of row r of panel p at p*panel_stride + r*row_stride + v*lanes.
+template <class Real>
+struct Sums {
+  Real* to;
+  int64_t row_stride, panel_stride;
+  const Real* from;         // null: zeros
+  int64_t from_row_stride;  // 0: one row for all
+  bool add = false;         // to what is at `to`
+
+  static Sums in_place(Real* at, int64_t row_stride, int64_t panel_stride) {
+    return {at, row_stride, panel_stride, at, row_stride};
   }
-  for (int64_t k = 0; k < K; ++k, a += a_k, b += N * V::lanes) {
+  Sums vectors_from(int first) const {
+    const int64_t offset = first * Vec<Real>::lanes;
+    return {to + offset, row_stride, panel_stride, from ? from + offset : nullptr, from_row_stride, add};
+  }
+  Real* at(int64_t panel, int64_t row) const { return to + panel * panel_stride + row * row_stride; }
+};
+
+template <class Real, int P, int R, int N>
+RNNKERNELS_INLINE void start_sums(Vec<Real> (&sum)[P][R][N], const Sums<Real>& c) {
+  using V = Vec<Real>;
+  if (c.from) {
     RNNKERNELS_UNROLL
     for (int p = 0; p < P; ++p) {
-      V weight[N];
       RNNKERNELS_UNROLL
-      for (int v = 0; v < N; ++v) weight[v] = V::load(b + p * b_panel_stride + v * V::lanes);
+      for (int r = 0; r < R; ++r) {
+        const Real* from = c.from + p * c.panel_stride + r * c.from_row_stride;
+        RNNKERNELS_UNROLL
+        for (int v = 0; v < N; ++v) sum[p][r][v] = V::load(from + v * V::lanes);
+      }
+    }
+  } else {
+    RNNKERNELS_UNROLL
+    for (int p = 0; p < P; ++p) {
+      RNNKERNELS_UNROLL
+      for (int r = 0; r < R; ++r) {
+        RNNKERNELS_UNROLL
+        for (int v = 0; v < N; ++v) sum[p][r][v] = V(0);
+      }
+    }
+  }
+}
+
+// Vectors first .. first + count - 1 of the sums += a b.
+template <int first, int count, bool k_outermost, class Real, int P, int R, int N>
+RNNKERNELS_INLINE void add_products(Vec<Real> (&sum)[P][R][N], const Real* a, int64_t a_stride,
+                                    const Panels<Real>& panels) {
+  using V = Vec<Real>;
+  const int64_t a_row = k_outermost ? 1 : a_stride, a_k = k_outermost ? a_stride : 1;
+  const Real *b = panels.data, *ahead = panels.ahead;
+  for (int64_t k = 0; k < panels.K; ++k, a += a_k, b += count * V::lanes, ahead += V::lanes) {
+    __builtin_prefetch(ahead, 0, 2);  // into L2
+    RNNKERNELS_UNROLL
+    for (int p = 0; p < P; ++p) {
+      V weight[count];
+      RNNKERNELS_UNROLL
+      for (int v = 0; v < count; ++v) weight[v] = V::load(b + p * panels.stride + v * V::lanes);
       RNNKERNELS_UNROLL
       for (int r = 0; r < R; ++r) {
         const V x(a[r * a_row]);
         RNNKERNELS_UNROLL
-        for (int v = 0; v < N; ++v) acc[p][r][v] = fma(x, weight[v], acc[p][r][v]);
+        for (int v = 0; v < count; ++v) sum[p][r][first + v] = fma(x, weight[v], sum[p][r][first + v]);
       }
     }
   }
+}
+
+template <class Real, int P, int R, int N>
+RNNKERNELS_INLINE void store_sums(const Vec<Real> (&sum)[P][R][N], const Sums<Real>& c) {
+  using V = Vec<Real>;
   RNNKERNELS_UNROLL
   for (int p = 0; p < P; ++p) {
     RNNKERNELS_UNROLL
     for (int r = 0; r < R; ++r) {
+      Real* to = c.at(p, r);
       RNNKERNELS_UNROLL
-      for (int v = 0; v < N; ++v) acc[p][r][v].store(c.data + p * c.panel_stride + r * c.row_stride + v * V::lanes);
+      for (int v = 0; v < N; ++v)
+        (c.add ? V::load(to + v * V::lanes) + sum[p][r][v] : sum[p][r][v]).store(to + v * V::lanes);
     }
   }
 }
 
-template <class Real>
-using TileFunction = void (*)(Accumulators<Real>, const Real*, int64_t, const Real*, int64_t, int64_t);
-
-template <class Real, int N, bool k_outermost, int R>
-constexpr TileFunction<Real> tile_of_rows() {
-  if constexpr (R <= rows_per_tile<Real>(N)) {
-    return tile<Real, R, N, 1, k_outermost>;
-  } else {
-    return nullptr;
-  }
-}
-
-// accumulate(rows, panels): the tile for that many rows (1 .. rows_per_tile) of one panel, or one row of several panels.
-template <class Real, int N, bool k_outermost>
-void accumulate_n(int rows, int panels, Accumulators<Real> c, const Real* a, int64_t a_stride, const Real* b,
-                  int64_t b_panel_stride, int64_t K) {
-  static constexpr TileFunction<Real> by_rows[max_rows] = {
-      tile_of_rows<Real, N, k_outermost, 1>(),  tile_of_rows<Real, N, k_outermost, 2>(),
-      tile_of_rows<Real, N, k_outermost, 3>(),  tile_of_rows<Real, N, k_outermost, 4>(),
-      tile_of_rows<Real, N, k_outermost, 5>(),  tile_of_rows<Real, N, k_outermost, 6>(),
-      tile_of_rows<Real, N, k_outermost, 7>(),  tile_of_rows<Real, N, k_outermost, 8>(),
-      tile_of_rows<Real, N, k_outermost, 9>(),  tile_of_rows<Real, N, k_outermost, 10>(),
-      tile_of_rows<Real, N, k_outermost, 11>(), tile_of_rows<Real, N, k_outermost, 12>()};
-  if (panels > 1) {
-    tile<Real, 1, N, panels_per_row<Real>(N), k_outermost>(c, a, a_stride, b, b_panel_stride, K);
-  } else {
-    by_rows[rows - 1](c, a, a_stride, b, b_panel_stride, K);
-  }
-}
-
-// c += a b for one tile: N vectors, `rows` rows of `a` from `row` on, and `panels` panels (1, or panels_per_row with one row).
-template <class Real>
-void accumulate(int N, int rows, int panels, Accumulators<Real> c, const Operand<Real>& a, int64_t row, const Real* b,
-                int64_t b_panel_stride, int64_t K) {
-  const Real* start = a.at(row);
-  const auto run = [&](auto contiguous, auto transposed) {
-    a.k_outermost ? transposed(rows, panels, c, start, a.stride, b, b_panel_stride, K)
-                  : contiguous(rows, panels, c, start, a.stride, b, b_panel_stride, K);
-  };
-  switch (N) {
-    case 1: return run(accumulate_n<Real, 1, false>, accumulate_n<Real, 1, true>);
-    case 2: return run(accumulate_n<Real, 2, false>, accumulate_n<Real, 2, true>);
-    case 3: return run(accumulate_n<Real, 3, false>, accumulate_n<Real, 3, true>);
-    case 4: return run(accumulate_n<Real, 4, false>, accumulate_n<Real, 4, true>);
-  }
-}
-
-struct Range {
-  int64_t begin, end;
-  int64_t size() const { return end - begin; }
+template <int n>
+struct Constant {
+  static constexpr int value = n;
 };
 
-// Calls body(row, rows, panel, panels) for tiles that cover rows x panels.
+// Calls body(Constant<n>()), where n lies in 1 .. most.
+template <int most, class Body>
+inline void with_constant(int n, const Body& body) {
+  if (n == most) return body(Constant<most>());
+  if constexpr (most > 1) with_constant<most - 1>(n, body);
+}
+
+template <class Real, int P, int R, int N, bool k_outermost>
+void tile(const Sums<Real>& c, const Real* a, int64_t a_stride, const Panels<Real>& b) {
+  Vec<Real> sum[P][R][N];
+  start_sums(sum, c);
+  add_products<0, N, k_outermost>(sum, a, a_stride, b);
+  store_sums(sum, c);
+}
+
+template <class Real, int N, bool k_outermost>
+void accumulate_n(int rows, int panels, const Sums<Real>& c, const Real* a, int64_t a_stride, const Panels<Real>& b) {
+  if (panels > 1) return tile<Real, panels_per_row<Real>(N), 1, N, k_outermost>(c, a, a_stride, b);
+  with_constant<rows_per_tile<Real>(N)>(
+      rows, [&](auto R) { tile<Real, 1, decltype(R)::value, N, k_outermost>(c, a, a_stride, b); });
+}
+
+// Sums of a b for one tile: N vectors, `rows` rows of `a` from `row` on, and `panels` panels (1, or panels_per_row with one row).
+template <class Real>
+void accumulate(int N, int rows, int panels, const Sums<Real>& c, const Operand<Real>& a, int64_t row,
+                const Panels<Real>& b) {
+  const Real* start = a.at(row);
+  if (a.k_outermost) {  // of the gradients of weights, whose right operands are PackedMatrix
+    return N == 1 ? accumulate_n<Real, 1, true>(rows, panels, c, start, a.stride, b)
+                  : accumulate_n<Real, 2, true>(rows, panels, c, start, a.stride, b);
+  }
+  switch (N) {
+    case 1: return accumulate_n<Real, 1, false>(rows, panels, c, start, a.stride, b);
+    case 2: return accumulate_n<Real, 2, false>(rows, panels, c, start, a.stride, b);
+    case 3: return accumulate_n<Real, 3, false>(rows, panels, c, start, a.stride, b);
+    case 4: return accumulate_n<Real, 4, false>(rows, panels, c, start, a.stride, b);
+  }
+}
+
+// Sums of two products in a row, for one tile of one panel: of N vectors the first product has a_count from a_first on, and
+// the second b_count from b_first on.
+template <class Real, int N, int a_first, int a_count, int b_first, int b_count>
+void accumulate_two(int rows, const Sums<Real>& c, const Operand<Real>& a, const Panels<Real>& a_panel,
+                    const Operand<Real>& b, const Panels<Real>& b_panel, int64_t row) {
+  with_constant<rows_per_tile<Real>(N)>(rows, [&](auto R) {
+    Vec<Real> sum[1][decltype(R)::value][N];
+    start_sums(sum, c);
+    add_products<a_first, a_count, false>(sum, a.at(row), a.stride, a_panel);
+    add_products<b_first, b_count, false>(sum, b.at(row), b.stride, b_panel);
+    store_sums(sum, c);
+  });
+}
+
+struct Tile {
+  int64_t row, panel;
+  int rows, panels;
+  int64_t nth;  // of the tiles on its panel
+};
+
+// Calls body(tile) for tiles of N vectors that cover rows x panels; a single row takes several panels at a time if it may.
 template <class Real, class Body>
-inline void for_each_tile(Range rows, Range panels, int N, const Body& body) {
+inline void for_each_tile(Range rows, Range panels, int N, const Body& body, bool several_panels = true) {
   const int64_t tallest = rows_per_tile<Real>(N), widest = panels_per_row<Real>(N);
   int64_t panel = panels.begin;
-  if (rows.size() == 1) {
-    for (; panel + widest <= panels.end; panel += widest) body(rows.begin, 1, panel, static_cast<int>(widest));
+  if (several_panels && rows.size() == 1) {
+    for (; panel + widest <= panels.end; panel += widest) body(Tile{rows.begin, panel, 1, static_cast<int>(widest), 0});
   }
   for (; panel < panels.end; ++panel) {
-    for (int64_t row = rows.begin; row < rows.end; row += tallest) {
-      body(row, static_cast<int>(smaller(tallest, rows.end - row)), panel, 1);
+    for (int64_t row = rows.begin, nth = 0; row < rows.end; row += tallest, ++nth) {
+      body(Tile{row, panel, static_cast<int>(smaller(tallest, rows.end - row)), 1, nth});
     }
   }
+}
+
+// The same in stages: before(tile, slot) runs a tile ahead of product(tile, slot), and after(tile, slot) a tile behind, slot
+// being 0, 1 or 2. So what one stage stores has reached the cache when the next loads it (a vector of 64 bytes still in the
+// queue of stores costs 10 cycles), and one tile's latencies hide under another's product.
+template <class Real, class Before, class Product, class After>
+inline void for_each_tile(Range rows, Range panels, int N, const Before& before, const Product& product,
+                          const After& after, bool several_panels = true) {
+  Tile tile[3];
+  int64_t n = 0;
+  const auto run = [&](const auto& stage, int64_t i) {
+    if (i >= 0) stage(tile[i % 3], static_cast<int>(i % 3));
+  };
+  const auto advance = [&](const Tile& next) {
+    tile[n % 3] = next;
+    run(before, n);
+    run(product, n - 1);
+    run(after, n - 2);
+    ++n;
+  };
+  for_each_tile<Real>(rows, panels, N, advance, several_panels);
+  run(product, n - 1);
+  run(after, n - 2);
+  run(after, n - 1);
+}
+
+// The panels of a tile at `data`. The first N tiles on a panel bring the panel after it near.
+template <class Real>
+inline Panels<Real> panels_at(const Real* data, int64_t K, int N, Range all, const Tile& tile) {
+  const int64_t size = K * N * Vec<Real>::lanes, next = tile.panel + 1 < all.end ? tile.panel + 1 : all.begin;
+  const Real* here = data + tile.panel * size;
+  return {here, size, K, tile.nth < N ? data + next * size + tile.nth * K * Vec<Real>::lanes : here};
 }
 
 // Transposes a square of lanes: interleaving the first half of the rows with the second, log2(lanes) times.
@@ -183,6 +279,7 @@ struct PackedMatrix {
 
   int64_t width() const { return N * Vec<Real>::lanes; }
   int64_t panels() const { return ceil_div(columns, width()); }
+  Range all() const { return {0, panels()}; }
   int64_t panel_size() const { return K * width(); }
   int64_t size() const { return panels() * panel_size(); }
 
@@ -226,20 +323,15 @@ struct PackedMatrix {
   }
 };
 
-// out = a b over rows x panels of b, tile by tile: init(tile, row, rows, column) fills the accumulators,
-// done(tile, row, rows, column) takes the sums; `tile` is [rows][N*lanes] and column is the first of its columns.
-template <class Real, class Init, class Done>
-inline void multiply(const Operand<Real>& a, const PackedMatrix<Real>& b, Range rows, Range panels, const Init& init,
-                     const Done& done) {
-  alignas(cache_line) Real buffer[2 * max_rows * Vec<Real>::lanes];  // R*N and P*N are at most `accumulators` vectors
-  static_assert(Vec<Real>::accumulators <= 2 * max_rows);
-  const int64_t width = b.width();
-  for_each_tile<Real>(rows, panels, b.N, [&](int64_t row, int count, int64_t panel, int wide) {
-    for (int p = 0; p < wide; ++p) init(buffer + p * width, row, count, (panel + p) * width);
-    accumulate<Real>(b.N, count, wide, {buffer, width, width}, a, row, b.data + panel * b.panel_size(), b.panel_size(),
-                     b.K);
-    for (int p = 0; p < wide; ++p) done(buffer + p * width, row, count, (panel + p) * width);
-  });
+// Asks for n elements ahead of their use.
+template <class Real>
+inline void prefetch(const Real* p, int64_t n) {
+  for (int64_t i = 0; i < n; i += cache_line / static_cast<int64_t>(sizeof(Real))) __builtin_prefetch(p + i);
+}
+
+template <class Real>
+inline void fill_zero(Real* p, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) p[i] = 0;
 }
 
 // Calls body(vector offset within the row, column, valid lanes) for each vector of a tile's row that has a column.
@@ -251,15 +343,69 @@ inline void for_each_vector(int64_t width, int64_t column, int64_t columns, cons
   }
 }
 
-// Asks for n elements ahead of their use.
-template <class Real>
-inline void prefetch(const Real* p, int64_t n) {
-  for (int64_t i = 0; i < n; i += cache_line / static_cast<int64_t>(sizeof(Real))) __builtin_prefetch(p + i);
+// a b over rows x panels of b, tile by tile: init(sums, tile) writes what the sums start from, done(sums, tile) takes them;
+// `sums` is [panels][rows][N*lanes].
+template <class Real, class Init, class Done>
+inline void multiply(const Operand<Real>& a, const PackedMatrix<Real>& b, Range rows, Range panels, const Init& init,
+                     const Done& done) {
+  alignas(cache_line) Real buffer[3][Vec<Real>::accumulators * Vec<Real>::lanes];
+  const int64_t width = b.width();
+  for_each_tile<Real>(
+      rows, panels, b.N, [&](const Tile& tile, int slot) { init(buffer[slot], tile); },
+      [&](const Tile& tile, int slot) {
+        accumulate<Real>(b.N, tile.rows, tile.panels, Sums<Real>::in_place(buffer[slot], width, width), a, tile.row,
+                         panels_at(b.data, b.K, b.N, panels, tile));
+      },
+      [&](const Tile& tile, int slot) { done(buffer[slot], tile); });
 }
 
+// Calls body(offset in sums, row, column, valid lanes) for each vector of a tile that has a column.
+template <class Real, class Body>
+inline void for_each_vector(const PackedMatrix<Real>& b, const Tile& tile, const Body& body) {
+  const int64_t width = b.width();
+  for (int64_t i = 0; i < tile.rows * tile.panels; ++i) {  // one of the two is 1
+    const int64_t row = tile.row + (tile.rows > 1 ? i : 0), panel = tile.panel + (tile.rows > 1 ? 0 : i);
+    for_each_vector<Real>(width, panel * width, b.columns,
+                          [&](int64_t v, int64_t column, int n) { body(i * width + v, row, column, n); });
+  }
+}
+
+// Where a product goes: element (row, column) at to[row*columns + column], after `bias` (columns, or null) or onto what is there.
 template <class Real>
-inline void fill_zero(Real* p, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) p[i] = 0;
+struct Result {
+  Real* to;
+  const Real* bias = nullptr;
+  bool add = false;
+};
+
+// c = bias + a b, or c += a b, for some rows. Panels that c's columns fill go straight to it.
+template <class Real>
+inline void multiply(const Operand<Real>& a, const PackedMatrix<Real>& b, Range rows, const Result<Real>& c) {
+  using V = Vec<Real>;
+  const int64_t width = b.width();
+  const Range full{0, b.columns / width};
+  for_each_tile<Real>(rows, full, b.N, [&](const Tile& tile) {
+    const int64_t column = tile.panel * width;
+    const Sums<Real> sums{c.to + tile.row * b.columns + column, b.columns, width,
+                          c.bias ? c.bias + column : nullptr,   0,         c.add};
+    for (int r = 0; c.add && r < tile.rows; ++r) prefetch(sums.at(0, r), tile.panels * width);
+    accumulate<Real>(b.N, tile.rows, tile.panels, sums, a, tile.row, panels_at(b.data, b.K, b.N, full, tile));
+  });
+  multiply<Real>(
+      a, b, rows, {full.end, b.panels()},
+      [&](Real* sums, const Tile& tile) {
+        fill_zero(sums, tile.rows * tile.panels * width);
+        if (!c.bias) return;
+        for_each_vector<Real>(
+            b, tile, [&](int64_t at, int64_t, int64_t column, int n) { V::load(c.bias + column, n).store(sums + at); });
+      },
+      [&](const Real* sums, const Tile& tile) {
+        for_each_vector<Real>(b, tile, [&](int64_t at, int64_t row, int64_t column, int n) {
+          Real* to = c.to + row * b.columns + column;
+          const V sum = V::load(sums + at);
+          (c.add ? V::load(to, n) + sum : sum).store(to, n);
+        });
+      });
 }
 
 RNNKERNELS_END_NAMESPACE

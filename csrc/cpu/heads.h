@@ -22,45 +22,6 @@ inline const Real* readable(const void* p) {
   return static_cast<const Real*>(p);
 }
 
-// y = x w^T + b for some rows; b may be null.
-template <class Real>
-inline void apply_linear(const Real* x, int64_t I, const PackedMatrix<Real>& w, const Real* b, Range rows, Real* y) {
-  using V = Vec<Real>;
-  const auto init = [&](Real* tile, int64_t, int count, int64_t column) {
-    for (int r = 0; r < count; ++r) {
-      for (int64_t v = 0; v < w.width(); v += V::lanes) {
-        const int n = static_cast<int>(larger(0, smaller(V::lanes, w.columns - column - v)));
-        (b && n ? V::load(b + column + v, n) : V(0)).store(tile + r * w.width() + v);
-      }
-    }
-  };
-  const auto done = [&](const Real* tile, int64_t row, int count, int64_t column) {
-    for (int r = 0; r < count; ++r) {
-      for_each_vector<Real>(w.width(), column, w.columns, [&](int64_t v, int64_t at, int n) {
-        V::load(tile + r * w.width() + v).store(y + (row + r) * w.columns + at, n);
-      });
-    }
-  };
-  multiply<Real>({x, I}, w, rows, {0, w.panels()}, init, done);
-}
-
-// to = a b, or to += a b, over rows x all panels.
-template <class Real>
-inline void product(const Operand<Real>& a, const PackedMatrix<Real>& b, Range rows, Real* to, bool add) {
-  using V = Vec<Real>;
-  const auto init = [&](Real* tile, int64_t, int count, int64_t) { fill_zero(tile, count * b.width()); };
-  const auto done = [&](const Real* tile, int64_t row, int count, int64_t column) {
-    for (int r = 0; r < count; ++r) {
-      Real* out = to + (row + r) * b.columns;
-      for_each_vector<Real>(b.width(), column, b.columns, [&](int64_t v, int64_t at, int n) {
-        const V sum = V::load(tile + r * b.width() + v);
-        (add ? V::load(out + at, n) + sum : sum).store(out + at, n);
-      });
-    }
-  };
-  multiply<Real>(a, b, rows, {0, b.panels()}, init, done);
-}
-
 template <class Real>
 inline void add_column_sums(const Real* dy, int64_t rows, int64_t O, Range own, Real* db) {
   for_each_column_sum(dy, O, rows, own, [&](int64_t column, Real sum) { db[column] += sum; });
@@ -149,8 +110,8 @@ struct LinearForward {
     const PackedMatrix<Real> w = Layout(args, scratch).w;
     w.pack_transposed(share(w.panels(), team), readable<Real>(args.w));
     cpu::sync(team);
-    apply_linear(readable<Real>(args.x), args.I, w, readable<Real>(args.b), share(args.N, team),
-                 writable<Real>(args.y));
+    multiply<Real>({readable<Real>(args.x), args.I}, w, share(args.N, team),
+                   {writable<Real>(args.y), readable<Real>(args.b)});
   }
 
  private:
@@ -175,7 +136,9 @@ struct LinearBackward {
       fill_zero(writable<Real>(args.dw) + outputs.begin * args.I, outputs.size() * args.I);
     if (args.db && !args.accumulate) fill_zero(writable<Real>(args.db) + outputs.begin, outputs.size());
     cpu::sync(team);
-    if (args.dx) product<Real>({dy, args.O}, layout.w, share(args.N, team), writable<Real>(args.dx), args.accumulate);
+    if (args.dx) {
+      multiply<Real>({dy, args.O}, layout.w, share(args.N, team), {writable<Real>(args.dx), nullptr, args.accumulate});
+    }
     for (int64_t row = 0; row < args.N; row += head_rows)
       add_block(args, layout, row, smaller(head_rows, args.N - row), team);
   }
@@ -202,7 +165,7 @@ struct LinearBackward {
       cpu::sync(team);
       x.pack(share(x.panels(), team), [&](int64_t k) { return inputs + k * args.I; });
       cpu::sync(team);
-      product<Real>({dy, args.O, true}, x, own, writable<Real>(args.dw), true);
+      multiply<Real>({dy, args.O, true}, x, own, {writable<Real>(args.dw), nullptr, true});
     }
     if (args.db) add_column_sums(dy, rows, args.O, own, writable<Real>(args.db));
   }
@@ -250,7 +213,8 @@ struct LinearCrossEntropyForward {
     Real* logits = layout.logits + team.rank * layout.block * args.V;
     for (int64_t row = own.begin; row < own.end; row += layout.block) {
       const int64_t rows = smaller(layout.block, own.end - row);
-      apply_linear(readable<Real>(args.h) + row * args.H, args.H, layout.w, readable<Real>(args.b), {0, rows}, logits);
+      multiply<Real>({readable<Real>(args.h) + row * args.H, args.H}, layout.w, {0, rows},
+                     {logits, readable<Real>(args.b)});
       for (int64_t r = 0; r < rows; ++r) {
         cross_entropy_row(logits + r * args.V, args.V, args.targets[row + r], args.ignore_index,
                           writable<Real>(args.loss) + row + r, writable<Real>(args.lse) + row + r);
@@ -293,7 +257,7 @@ struct LinearCrossEntropyBackward {
       if (args.dw) {
         PackedMatrix<Real> h(rows, args.H);
         h.data = layout.inputs;
-        product<Real>({layout.dlogits, args.V, true}, h, own, writable<Real>(args.dw), true);
+        multiply<Real>({layout.dlogits, args.V, true}, h, own, {writable<Real>(args.dw), nullptr, true});
       }
       if (args.db) add_column_sums(layout.dlogits, rows, args.V, own, writable<Real>(args.db));
     }
@@ -318,14 +282,15 @@ struct LinearCrossEntropyBackward {
   static void differentiate(const Args& args, const Layout& layout, int64_t row, int64_t rows, const Team& team) {
     const Real* h = readable<Real>(args.h) + row * args.H;
     const Range own = share(rows, team);
-    apply_linear(h, args.H, layout.w_transposed, readable<Real>(args.b), own, layout.dlogits);
+    multiply<Real>({h, args.H}, layout.w_transposed, own, {layout.dlogits, readable<Real>(args.b)});
     for (int64_t r = own.begin; r < own.end; ++r) {
       Real* logits = layout.dlogits + r * args.V;
       cross_entropy_row_backward(logits, args.V, args.targets[row + r], args.ignore_index,
                                  readable<Real>(args.lse)[row + r], readable<Real>(args.dloss)[row + r], logits);
     }
     if (args.dh) {
-      product<Real>({layout.dlogits, args.V}, layout.w, own, writable<Real>(args.dh) + row * args.H, args.accumulate);
+      multiply<Real>({layout.dlogits, args.V}, layout.w, own,
+                     {writable<Real>(args.dh) + row * args.H, nullptr, args.accumulate});
     }
     if (args.dw) {
       PackedMatrix<Real> packed(rows, args.H);

@@ -31,8 +31,8 @@ struct LayerForwardCall {
   const void* packed;  // as written by pack; null: pack io.weights first
   void* y;
   int64_t y_stride;
-  bool split_batch;  // threads share sequences and never wait; else they share hidden units and meet every step
-  char* scratch;     // forward_scratch() bytes, aligned to a cache line
+  bool split_batch, fused;  // Plan; fused only where LayerWork is fusible
+  char* scratch;            // forward_scratch() bytes, aligned to a cache line
 };
 
 struct LayerBackwardCall {

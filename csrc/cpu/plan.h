@@ -1,4 +1,5 @@
-// The cost model: how many threads a layer gets and what they share. It never changes a result, only the time.
+// The cost model: how many threads a layer gets, what they share, and how the input is projected. It never changes a result,
+// only the time. RNNKERNELS_EXPLAIN=1 prints each choice to standard error.
 #pragma once
 
 #include <algorithm>
@@ -8,26 +9,49 @@ namespace rnnkernels::cpu {
 
 struct Plan {
   int threads;
-  bool split_batch;
+  bool split_batch;  // threads share sequences and never wait; else they share hidden units and meet every step
+  bool fused;        // the input's products run in the step's tiles, not by chunks of steps before them
+  const char* why;   // so many threads, sharing that
 };
 
 struct LayerWork {
-  double step_flops;   // of the recurrence, one step
-  double total_flops;  // of the whole pass
-  int64_t rows;        // sequences
-  int64_t panels;      // groups of hidden units that threads can share
+  double step_flops;    // of the recurrence, one step
+  double total_flops;   // of the whole pass
+  double weight_bytes;  // that a step reads
+  int64_t rows;         // sequences
+  int64_t panels;       // groups of hidden units that threads can share
+  bool fusible;         // a dense input in the order of work, and a single product of the state
 };
 
-inline Plan plan_layer(const LayerWork& work, int max_threads) {
-  // Measured on Zen 4 and rounded: what one core does in a microsecond, a barrier's price, and waking a sleeping worker's.
-  constexpr double flops_per_us = 5e4, barrier_us = 0.3, wake_us = 10;
+// Measured on Zen 4 and rounded: what one core does in a microsecond, a barrier's price, and waking a sleeping worker's.
+constexpr double flops_per_us = 5e4, barrier_us = 0.3, wake_us = 10;
+
+// Rows of a batch that fill tiles well, and that reuse weights from L3 often enough not to wait for them.
+constexpr int64_t rows_that_fill = 16, rows_that_hide_l3 = 96;
+
+// Below so many rows a step's tiles read the input's weights too often.
+constexpr int64_t fused_rows = 32;
+
+inline Plan plan_layer(const LayerWork& work, int max_threads, double l2_bytes) {
+  Plan plan{1, false, work.fusible && work.rows >= fused_rows, "there is but one"};
   const double total_us = work.total_flops / flops_per_us, step_us = work.step_flops / flops_per_us;
-  if (max_threads <= 1 || total_us < 2 * wake_us) return {1, false};
-  const int by_units = static_cast<int>(std::min<int64_t>(max_threads, work.panels));
-  if (by_units > 1 && step_us > 8 * barrier_us) return {by_units, false};  // each thread's weights stay in its cache
-  const int by_rows = static_cast<int>(std::min<int64_t>(max_threads, work.rows / 2));
-  if (by_rows > 1) return {by_rows, true};
-  return {1, false};
+  const auto choose = [&](int64_t threads, bool split_batch, const char* why) {
+    plan.threads = static_cast<int>(threads), plan.split_batch = split_batch, plan.why = why;
+    return plan;
+  };
+  if (max_threads <= 1) return plan;
+  if (total_us < 2 * wake_us) return choose(1, false, "waking a worker takes longer");
+
+  const int64_t by_units = std::min<int64_t>(max_threads, work.panels);
+  const int64_t by_rows = std::min<int64_t>(max_threads, work.rows / 2);
+  if (by_rows >= by_units && by_rows > 1) {
+    const int64_t each = work.rows / by_rows;
+    if (each >= rows_that_fill && work.weight_bytes <= l2_bytes) return choose(by_rows, true, "the weights fit in L2");
+    if (each >= rows_that_hide_l3) return choose(by_rows, true, "each has rows enough");
+  }
+  if (by_units > 1 && step_us > 8 * barrier_us) return choose(by_units, false, "each keeps its weights in cache");
+  if (by_rows > 1) return choose(by_rows, true, "a step is too short to meet after it");
+  return choose(1, false, "a step is too short to meet after it");
 }
 
 // Row-parallel work (heads): no barriers to speak of.

@@ -2,6 +2,9 @@
 // direction is the 1 x 1 stack.
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <numeric>
 #include <vector>
@@ -71,15 +74,17 @@ bool reversed(const Problem& problem, int direction) {
 }
 
 // passes: 1 forward; backward computes about three times as much.
-Plan plan_of(const Problem& problem, const Order& order, int layer, bool dense, int passes, int max_threads) {
+Plan plan_of(const Problem& problem, const Order& order, int layer, int passes, bool fusible, int max_threads) {
+  const bool dense = layer > 0 || !problem.ids;
   const double gate_rows = static_cast<double>(traits(problem.cell).gates * problem.H);
   const double columns = static_cast<double>((dense ? input_size(problem, layer) : 0) + problem.H);
   const double recurrent_flops = 2 * gate_rows * static_cast<double>(problem.H);
   constexpr int64_t widest_panel = 32;  // units
-  return plan_layer(
-      {order.steps() > 0 ? recurrent_flops * order.rows() / order.steps() : 0,
-       2 * passes * gate_rows * columns * order.rows(), problem.B, (problem.H + widest_panel - 1) / widest_panel},
-      max_threads);
+  return plan_layer({order.steps() > 0 ? recurrent_flops * order.rows() / order.steps() : 0,
+                     2 * passes * gate_rows * columns * order.rows(),
+                     gate_rows * columns * static_cast<double>(size_of(problem.dtype)), problem.B,
+                     (problem.H + widest_panel - 1) / widest_panel, fusible},
+                    max_threads, static_cast<double>(l2_bytes()));
 }
 
 // A layer's calls, one a direction, each with its scratch; run() gives each direction half of the threads.
@@ -88,6 +93,7 @@ struct LayerRun {
   void (*kernel)(const Call&, const Team&);
   std::vector<Call> calls;
   std::vector<Scratch> scratch;
+  size_t scratch_bytes = 0;
 
   void run(int threads) {
     if (calls.size() == 1) {
@@ -109,22 +115,35 @@ struct LayerRun {
     }
   }
 
-  void add(const Call& call, size_t scratch_bytes) {
-    scratch.emplace_back(scratch_bytes);
+  void add(const Call& call, size_t bytes) {
+    scratch_bytes += bytes;
+    scratch.emplace_back(bytes);
     calls.push_back(call);
     calls.back().scratch = scratch.back().data;
   }
 };
 
-// Both directions at once when there are threads for it: then each is planned for half of them.
-int threads_for(const Problem& problem, const Order& order, int layer, int passes, int max_threads, bool& split_batch) {
-  const int each = problem.directions == 2 ? std::max(1, max_threads / 2) : max_threads;
-  const bool dense = layer > 0 || !problem.ids;
-  const Plan plan = plan_of(problem, order, layer, dense, passes, each);
-  split_batch = plan.split_batch;
-  if (problem.directions == 1) return plan.threads;
-  const bool worth_two = max_threads > 1 && plan_of(problem, order, layer, dense, 2 * passes, 2).threads > 1;
-  return worth_two ? 2 * plan.threads : 1;
+// For each direction; both run at once when there are threads for it, and each is planned for half of them.
+Plan plan_directions(const Problem& problem, const Order& order, int layer, int passes, bool fusible, int max_threads) {
+  if (problem.directions == 1) return plan_of(problem, order, layer, passes, fusible, max_threads);
+  Plan plan = plan_of(problem, order, layer, passes, fusible, std::max(1, max_threads / 2));
+  const bool worth_two = max_threads > 1 && plan_of(problem, order, layer, 2 * passes, fusible, 2).threads > 1;
+  plan.threads = worth_two ? 2 * plan.threads : 1;
+  if (plan.threads == 2) plan.why = "each has a direction";
+  return plan;
+}
+
+void explain(const char* kernel, const Problem& p, int layer, const Plan& plan, size_t scratch) {
+  static const char* const asked = std::getenv("RNNKERNELS_EXPLAIN");
+  if (!asked || !*asked || std::strcmp(asked, "0") == 0) return;
+  std::fprintf(stderr, "rnnkernels: %s, T=%lld B=%lld I=%lld H=%lld: %d thread%s%s (%s)%s, %.2f MiB of scratch\n",
+               kernel, static_cast<long long>(p.T), static_cast<long long>(p.B),
+               static_cast<long long>(input_size(p, layer)), static_cast<long long>(p.H), plan.threads,
+               plan.threads == 1 ? "" : "s",
+               plan.threads == 1  ? ""
+               : plan.split_batch ? " sharing sequences"
+                                  : " sharing units",
+               plan.why, plan.fused ? ", input and state in one tile" : "", static_cast<double>(scratch) / 1048576);
 }
 
 template <class Real>
@@ -164,8 +183,9 @@ void forward(const ForwardArgs& args, const Execution& execution) {
   const Order order(p);
   for (int l = 0; l < p.layers; ++l) {
     LayerRun<LayerForwardCall> layer{kernel.forward, {}, {}};
-    bool split_batch;
-    const int threads = threads_for(p, order, l, 1, execution.num_threads, split_batch);
+    const bool fusible = (l || !p.ids) && !p.lengths && p.cell != Cell::gru_reset_before &&
+                         (args.packed || !args.layer[l * p.directions].weights.b_ih_per_sequence);
+    const Plan plan = plan_directions(p, order, l, 1, fusible, execution.num_threads);
     for (int d = 0; d < p.directions; ++d) {
       LayerForwardCall call{};
       call.I = input_size(p, l);
@@ -178,10 +198,12 @@ void forward(const ForwardArgs& args, const Execution& execution) {
       call.packed = args.packed ? args.packed->layer[static_cast<size_t>(l * p.directions + d)].data : nullptr;
       call.y = offset(args.y[l], d * p.H, p.dtype);
       call.y_stride = p.directions * p.H;
-      call.split_batch = split_batch;
+      call.split_batch = plan.split_batch;
+      call.fused = plan.fused;
       layer.add(call, kernel.forward_scratch(call));
     }
-    layer.run(threads);
+    explain(kernel.forward_name, p, l, plan, layer.scratch_bytes);
+    layer.run(plan.threads);
     if (l + 1 < p.layers) drop(p, args.y[l], l);
   }
 }
@@ -200,8 +222,7 @@ void backward(const BackwardArgs& args, const Execution& execution) {
     void* dx = l ? dy_below->data : args.dx;
     Scratch second_dx(dx && p.directions == 2 ? dx_bytes : 0);
     LayerRun<LayerBackwardCall> layer{kernel.backward, {}, {}};
-    bool split_batch;
-    const int threads = threads_for(p, order, l, 3, execution.num_threads, split_batch);
+    const Plan plan = plan_directions(p, order, l, 3, false, execution.num_threads);
     for (int d = 0; d < p.directions; ++d) {
       LayerBackwardCall call{};
       call.I = I;
@@ -216,10 +237,11 @@ void backward(const BackwardArgs& args, const Execution& execution) {
       call.dx = d ? second_dx.data : dx;
       call.accumulate = args.accumulate;
       call.accumulate_dx = args.accumulate && l == 0 && d == 0;
-      call.split_batch = split_batch;
+      call.split_batch = plan.split_batch;
       layer.add(call, kernel.backward_scratch(call));
     }
-    layer.run(threads);
+    explain(kernel.backward_name, p, l, plan, layer.scratch_bytes);
+    layer.run(plan.threads);
     if (second_dx.data && p.dtype == Dtype::f32)
       add(static_cast<float*>(dx), reinterpret_cast<float*>(second_dx.data), dx_size);
     if (second_dx.data && p.dtype == Dtype::f64)

@@ -7,6 +7,9 @@
 #include RNNKERNELS_STRINGIFY(isa/RNNKERNELS_ISA.h)
 // clang-format on
 
+// For functions whose arguments are registers: a call would put them in memory.
+#define RNNKERNELS_INLINE inline __attribute__((always_inline))
+
 // Before a loop of known length over registers: it must become straight code, or the registers become memory.
 #if defined(__clang__)
 #define RNNKERNELS_UNROLL _Pragma("unroll")
