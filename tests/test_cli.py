@@ -321,7 +321,8 @@ def test_unknown_instruction_set_is_refused(capsys: pytest.CaptureFixture[str]) 
     assert run.stderr.startswith("rnnkernels info: RNNKERNELS_ISA: expected one available here")
 
 
-def test_bench(capsys: pytest.CaptureFixture[str]) -> None:
+def test_bench(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     arguments = ["bench", "--cell", "gru", "--shape", "3,2,5,7", "--rounds", "2"]
     assert main([*arguments, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
@@ -334,5 +335,30 @@ def test_bench(capsys: pytest.CaptureFixture[str]) -> None:
         assert row["kernel"]["median"] > 0.0
     assert main(arguments) == 0
     assert "3,2,5,7" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="2"):
-        main(["bench", "--shape", "3,2,5"])
+    assert main([*arguments, "--json", "out.json", "--threads", "1"]) == 0
+    assert "3,2,5,7" in capsys.readouterr().out
+    assert json.loads(Path("out.json").read_text())["machine"]["num_threads"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--shape", "3,2,5"], "--shape: invalid"),
+        (["--threads", "1,2"], "--threads: expected one number, got 2"),
+        (["--threads", "5000"], "num_threads: expected an integer in [1, 1024], got 5000"),
+        (["--rows", "lstm-*"], "--rows: expected with --peers"),
+        (["--peers", "numpy", "--cell", "gru"], "--cell: expected no --peers"),
+        (["--peers", "theano"], "expected names among torch, "),
+        (["--peers", "numpy", "--rows", "lstm"], "--rows: expected names like lstm-"),
+        (["--peers", "numpy", "--rows", "lstm-*", "--cells", "gru"], "expected rows in common, got none"),
+        (["--peers", "numpy", "--threads", "5000"], "--threads: expected at most"),
+        (["--peers", "numpy", "--chart", "no/such.png"], "no/such.png: expected a name in a folder"),
+    ],
+)
+def test_bench_refuses(capsys: pytest.CaptureFixture[str], arguments: list[str], complaint: str) -> None:
+    try:
+        code = main(["bench", *arguments])
+    except SystemExit as error:  # argparse's own
+        code = error.code  # type: ignore[assignment]
+    assert code == 2
+    assert complaint in capsys.readouterr().err.splitlines()[-1]

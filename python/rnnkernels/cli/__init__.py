@@ -17,7 +17,7 @@ VERBS = {
     "check": "compare every kernel with its reference on this machine",
     "train": "train a character language model on text files, or on Python's own library",
     "sample": "write text with a trained model",
-    "bench": "time kernels against their references",
+    "bench": "time kernels against their references, or against other libraries",
 }
 BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 

@@ -1,6 +1,7 @@
 // The floor under a benchmark: how many floating-point operations a second all threads together do in registers, and how
-// many bytes a second they read of a working set.  peers.py compiles it on the machine it measures, and runs it within
-// the rounds: THREADS BYTES -> {"flops": ..., "bytes": ...}.  The best of a few tries counts; a floor has no bad luck.
+// many bytes a second they read of working sets of given sizes.  floor.py compiles it on the machine it measures, and
+// runs it within the rounds: THREADS BYTES... -> {"flops": ..., "bytes": [...]}.  The best of a few tries counts; a floor
+// has no bad luck.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -92,16 +93,18 @@ double rate(int threads, Task task) {
 }  // namespace
 
 int main(int count, char** arguments) {
-  if (count != 3) {
-    std::fprintf(stderr, "%s: expected THREADS BYTES\n", arguments[0]);
+  if (count < 3) {
+    std::fprintf(stderr, "%s: expected THREADS BYTES...\n", arguments[0]);
     return 2;
   }
   const int threads = std::atoi(arguments[1]);
-  const double bytes = std::atof(arguments[2]);
-  const double rows = bytes / threads / (chains * sizeof(Vec));  // each thread reads its share, in whole rows of chains
-  const size_t share = chains * std::max(size_t{1}, static_cast<size_t>(rows));
-  const std::vector<std::vector<Vec>> data(static_cast<size_t>(threads), std::vector<Vec>(share));
-  const double flops = rate(threads, [](size_t) { return fma_chains(); });
-  const double read = rate(threads, [&](size_t thread) { return read_all(data[thread]); });
-  std::printf("{\"flops\": %.4g, \"bytes\": %.4g}\n", flops, read);
+  std::printf("{\"flops\": %.4g, \"bytes\": [", rate(threads, [](size_t) { return fma_chains(); }));
+  for (int i = 2; i < count; ++i) {
+    // Each thread reads its share, in whole rows of chains.
+    const double rows = std::atof(arguments[i]) / threads / (chains * sizeof(Vec));
+    const size_t share = chains * std::max(size_t{1}, static_cast<size_t>(rows));
+    const std::vector<std::vector<Vec>> data(static_cast<size_t>(threads), std::vector<Vec>(share));
+    std::printf("%s%.4g", i == 2 ? "" : ", ", rate(threads, [&](size_t thread) { return read_all(data[thread]); }));
+  }
+  std::printf("]}\n");
 }

@@ -1,0 +1,73 @@
+"""rnnkernels: stacks and, for inference, packed ones; and its references in NumPy, which are a peer."""
+
+from __future__ import annotations
+
+from itertools import chain
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ... import __version__, functional, reference, set_num_threads
+from ...testing import Array
+from ..grid import Row
+from .base import Way
+
+
+class NumPy:
+    """The references; their threads are those of NumPy's BLAS."""
+
+    ops: ModuleType = reference
+
+    def __init__(self, threads: int) -> None:
+        self.version = np.__version__
+
+    def ways(self, row: Row) -> dict[str, Way]:
+        """One call forward, and one backward."""
+        if row.dtype != "float32":
+            return {}
+        problem, ops = row.problem(), self.ops
+
+        def inference() -> Any:
+            return ops.stack_forward(
+                row.kind, problem.x, problem.params, lengths=problem.lengths, save=False
+            )[:2]
+
+        def training() -> Any:
+            y, hx, saved = ops.stack_forward(row.kind, problem.x, problem.params, lengths=problem.lengths)
+            return y, hx, ops.stack_backward(problem.dy, saved)
+
+        return {"stack": Way(training if row.training else inference, _arrays)}
+
+
+class RnnKernels(NumPy):
+    """The kernels."""
+
+    ops = functional
+
+    def __init__(self, threads: int) -> None:
+        set_num_threads(threads)
+        self.version = __version__
+
+    def ways(self, row: Row) -> dict[str, Way]:
+        """As the references; for inference on packed weights, too, and single steps as one streams them."""
+        ways = super().ways(row)
+        if row.training or not ways:
+            return ways
+        problem = row.problem()
+        packed = functional.pack(row.kind, problem.params)
+        ways["packed"] = Way(lambda: packed.forward(problem.x, lengths=problem.lengths), _arrays)
+        if row.T == 1 and row.directions == 1:
+            (x_t,) = problem.x
+            ways["packed step"] = Way(
+                lambda: packed.step(x_t), lambda result: _arrays((result[0][None], result[1]))
+            )
+        return ways
+
+
+def _arrays(result: Any) -> list[Array]:
+    y, hx, *gradients = result
+    arrays = [y, *(hx if isinstance(hx, tuple) else (hx,))]
+    for dx, _, params in gradients:
+        arrays += [dx, *chain.from_iterable(chain.from_iterable(params))]
+    return arrays
