@@ -1,7 +1,8 @@
 // exp, sigmoid and tanh over a lane type V: a SIMD vector, a CUDA thread's float, a plain double.
 //
 // V offers: Real, V(Real), + - * /, fma(a, b, c) = a*b + c, max(a, b) = a > b ? a : b (so b when either is NaN), min likewise,
-// abs, copysign, ldexp(a, n) with an integral-valued n. Every V evaluates the same operations in the same order, so results
+// abs, copysign, ldexp(a, n) with an integral-valued n, power_of_two(b): 2^n of b = n + round_bias where it is normal,
+// zero_where_not_positive(x, a). Every V evaluates the same operations in the same order, so results
 // are the same bits for all V whose fma is exact. Within 4 ULP where the result is normal (tests/test_math.py).
 #pragma once
 
@@ -17,10 +18,13 @@ struct ExpConstants;
 template <>
 struct ExpConstants<float> {
   static constexpr float log2e = 1.442695f, ln2 = 0.69314575f, ln2_rest = 1.4286068e-06f;
-  static constexpr float round_bias = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-  static constexpr float lowest = -104.0f;          // exp is 0 below
-  static constexpr float highest = 89.0f;           // and infinite above
-  static constexpr float tanh_saturates = 10.0f;    // tanh is +-1 beyond
+  // 1.5 * 2^23 + 127: adding it rounds to an integer n, and leaves n as a biased exponent in the lowest bits.
+  static constexpr float round_bias = 12583039.0f;
+  static constexpr float lowest = -104.0f;           // exp is 0 below
+  static constexpr float highest = 89.0f;            // and infinite above
+  static constexpr float sigmoid_vanishes = 88.3f;   // sigmoid(-x) is 0 from here on, where 1 + exp(x) nears overflow
+  static constexpr float sigmoid_saturates = 20.0f;  // sigmoid is 1 beyond
+  static constexpr float tanh_saturates = 10.0f;     // tanh is +-1 beyond
   static constexpr int terms = 5;
   static constexpr float q[terms] = {0.5f, 0.16666575f, 0.041666552f, 0.008363472f, 0.0013926551f};
 };
@@ -28,9 +32,11 @@ struct ExpConstants<float> {
 template <>
 struct ExpConstants<double> {
   static constexpr double log2e = 1.4426950408889634, ln2 = 0.6931471803691238, ln2_rest = 1.9082149292705877e-10;
-  static constexpr double round_bias = 6755399441055744.0;  // 1.5 * 2^52
+  static constexpr double round_bias = 6755399441056767.0;  // 1.5 * 2^52 + 1023
   static constexpr double lowest = -746.0;
   static constexpr double highest = 710.0;
+  static constexpr double sigmoid_vanishes = 709.0;
+  static constexpr double sigmoid_saturates = 40.0;
   static constexpr double tanh_saturates = 20.0;
   static constexpr int terms = 10;
   static constexpr double q[terms] = {0.5000000000000001,     0.16666666666666669,   0.04166666666662243,
@@ -39,11 +45,12 @@ struct ExpConstants<double> {
                                       2.5100860168090098e-08};
 };
 
-// x = n ln2 + r; returns exp(r) - 1 and sets n. x lies in [lowest, highest] or is NaN.
+// x = n ln2 + r; returns exp(r) - 1 and sets biased to n + round_bias. x lies in [lowest, highest] or is NaN.
 template <class V>
-inline V expm1_reduced(V x, V& n) {
+RNNKERNELS_INLINE V expm1_reduced(V x, V& biased) {
   using K = ExpConstants<typename V::Real>;
-  n = fma(x, V(K::log2e), V(K::round_bias)) - V(K::round_bias);
+  biased = fma(x, V(K::log2e), V(K::round_bias));
+  const V n = biased - V(K::round_bias);
   V r = fma(n, V(-K::ln2), x);
   r = fma(n, V(-K::ln2_rest), r);
   V q = V(K::q[K::terms - 1]);
@@ -52,31 +59,36 @@ inline V expm1_reduced(V x, V& n) {
 }
 
 template <class V>
-inline V exp(V x) {
+RNNKERNELS_INLINE V exp(V x) {
   using K = ExpConstants<typename V::Real>;
-  V n;
-  V e = expm1_reduced(min(V(K::highest), max(V(K::lowest), x)), n);
-  return ldexp(e + V(1), n);
+  V biased;
+  V e = expm1_reduced(min(V(K::highest), max(V(K::lowest), x)), biased);
+  return ldexp(e + V(1), biased - V(K::round_bias));
 }
 
+// 1 / (1 + exp(-x)). Between its bounds exp(-x) needs no care for overflow or subnormals.
 template <class V>
-inline V sigmoid(V x) {
-  return V(1) / (V(1) + exp(V(0) - x));
+RNNKERNELS_INLINE V sigmoid(V x) {
+  using K = ExpConstants<typename V::Real>;
+  V biased;
+  V e = expm1_reduced(min(V(K::sigmoid_vanishes), max(V(-K::sigmoid_saturates), V(0) - x)), biased);
+  V result = V(1) / fma(e + V(1), power_of_two(biased), V(1));
+  return zero_where_not_positive(x + V(K::sigmoid_vanishes), result);
 }
 
 // With e = expm1(-2|x|): tanh|x| = -e / (2 + e). No cancellation near 0, exactly 1 where e rounds to -1.
 template <class V>
-inline V tanh(V x) {
+RNNKERNELS_INLINE V tanh(V x) {
   using K = ExpConstants<typename V::Real>;
-  V n;
-  V reduced = expm1_reduced(min(V(K::tanh_saturates), abs(x)) * V(-2), n);
-  V scale = ldexp(V(1), n);
+  V biased;
+  V reduced = expm1_reduced(min(V(K::tanh_saturates), abs(x)) * V(-2), biased);
+  V scale = power_of_two(biased);
   V e = fma(scale, reduced, scale - V(1));
   return copysign(e / (e + V(2)), x);
 }
 
 template <class V>
-inline V relu(V x) {
+RNNKERNELS_INLINE V relu(V x) {
   return max(V(0), x);  // in this order NaN passes through
 }
 

@@ -6,6 +6,9 @@
 #define RNNKERNELS_ISA portable
 #endif
 
+// For functions whose arguments are registers: a call would put them in memory.
+#define RNNKERNELS_INLINE inline __attribute__((always_inline))
+
 #define RNNKERNELS_BEGIN_NAMESPACE \
   namespace rnnkernels {           \
   inline namespace RNNKERNELS_ISA {

@@ -108,7 +108,7 @@ class BackwardLayer {
   // dgates of step s, from those of step s + 1.
   void step(Range chunk, int64_t s) {
     step_rows(s, chunk, {rows.begin, smaller(rows.end, schedule.active[s])},
-              [&](V dh_unit, int64_t j, int64_t unit, int n) { apply_cell(dh_unit, chunk, s, j, unit, n); });
+              [&](const Real* sums, int64_t j, int64_t unit) { apply_cells(sums, chunk, s, j, unit); });
     meet();
     if constexpr (Cell::reset_before) {
       reset_step(chunk, s);
@@ -116,7 +116,7 @@ class BackwardLayer {
     }
   }
 
-  // body(dh, row, unit, valid lanes) for the vectors of step s: dh is the sum of dy, what reached h directly, and
+  // body(dh, row, unit) for the panels of each row of step s: dh is the sum of dy, what reached h directly, and
   // W_hh^T dgates of step s + 1 for the sequences that go on there.
   template <class Body>
   void step_rows(int64_t s, Range chunk, Range active, const Body& body) const {
@@ -124,8 +124,7 @@ class BackwardLayer {
         s + 1 < schedule.steps ? larger(active.begin, smaller(active.end, schedule.active[s + 1])) : active.begin;
     const auto init = [&](Real* sums, const Tile& tile) { start_tile(sums, s, tile); };
     const auto done = [&](const Real* sums, const Tile& tile) {
-      for_each_vector<Real>(w_hh, tile,
-                            [&](int64_t at, int64_t j, int64_t unit, int n) { body(V::load(sums + at), j, unit, n); });
+      for_each_row(w_hh, tile, [&](int64_t at, int64_t j, int64_t unit) { body(sums + at, j, unit); });
     };
     if (active.begin < going_on) {
       multiply<Real>({next_dgates(chunk, s) + Cell::h_first * H, dgates_stride()}, w_hh, {active.begin, going_on},
@@ -145,16 +144,16 @@ class BackwardLayer {
   }
 
   void start_tile(Real* sums, int64_t s, const Tile& tile) const {
-    const int64_t width = tile.panels * w_hh.width();
-    if (tile.panel * w_hh.width() + width > H) fill_zero(sums, tile.rows * width);  // a vector may have no unit
-    for_each_vector<Real>(w_hh, tile, [&](int64_t at, int64_t j, int64_t unit, int n) {
-      V sum = V::load(dh + j * stride() + unit);
-      if (s >= 0) {
-        const int64_t now = user_row(schedule, s, j);
-        if (call.dy) sum = sum + V::load(static_cast<const Real*>(call.dy) + now * call.dy_stride + unit, n);
+    for_each_row(w_hh, tile, [&](int64_t at, int64_t j, int64_t first) {
+      const Real* from = dh + j * stride() + first;
+      for (int64_t v = 0; v < w_hh.width(); v += lanes) V::load(from + v).store(sums + at + v);
+      if (s < 0) return;
+      const int64_t now = user_row(schedule, s, j);
+      const Real* dy = row_or_null<Real>(call.dy, now, call.dy_stride);
+      for_each_vector<Real>(w_hh.width(), first, H, [&](int64_t v, int64_t unit, int n) {
+        if (dy) (V::load(from + v) + V::load(dy + unit, n)).store(sums + at + v);
         prefetch_saved(now, unit);
-      }
-      sum.store(sums + at);
+      });
     });
   }
 
@@ -179,31 +178,39 @@ class BackwardLayer {
     return row >= 0 ? static_cast<const Real*>(saved) + row * H : row_or_null<Real>(initial, -1 - row, H);
   }
 
-  void apply_cell(V dh_unit, Range chunk, int64_t s, int64_t j, int64_t unit, int n) const {
-    const int64_t now = user_row(schedule, s, j), before = previous_row(s, j), at = j * stride() + unit;
-    const Real* h_prev = state_row(call.io.h, call.io.h0, before);
-    const Real* c_prev = Cell::has_c ? state_row(call.io.c, call.io.c0, before) : nullptr;
-    V a[Cell::slots], da[Cell::slots], dc_unit(0), c_unit(0);
-    load_gates(a, row_or_null<Real>(call.io.gates, now, Cell::saved_gates * H), unit, n);
-    if (Cell::reset_before) da[0] = V(0);  // R, which needs the second product
-    if (Cell::has_c) {
-      dc_unit = V::load(dc + at);
-      c_unit = V::load(static_cast<const Real*>(call.io.c) + now * H + unit, n);
-    }
-    Cell::backward(a, load_or_zero(h_prev, unit, n), V::load(static_cast<const Real*>(call.io.h) + now * H + unit, n),
-                   load_or_zero(c_prev, unit, n), c_unit, dh_unit, dc_unit, da);
-    dh_unit.store(dh + at);
-    if (Cell::has_c) dc_unit.store(dc + at);
-    Real* to = dgates_row(chunk, s, j);
-    RNNKERNELS_UNROLL
-    for (int q = 0; q < Cell::slots; ++q) da[q].store(to + q * H + unit, n);
+  // The cell's gradient for the units of a panel from `unit` on, two vectors at a time.
+  void apply_cells(const Real* sums, Range chunk, int64_t s, int64_t j, int64_t unit) const {
+    unit + lanes < smaller(H, unit + w_hh.width()) ? apply_cell<2>(sums, chunk, s, j, unit)
+                                                   : apply_cell<1>(sums, chunk, s, j, unit);
   }
 
-  void load_gates(V (&a)[Cell::slots], const Real* gates, int64_t unit, int n) const {
-    if constexpr (Cell::saved_gates > 0) {
-      RNNKERNELS_UNROLL
-      for (int q = 0; q < Cell::slots; ++q) a[q] = V::load(gates + Cell::saved_index[q] * H + unit, n);
+  template <int count>
+  RNNKERNELS_INLINE void apply_cell(const Real* sums, Range chunk, int64_t s, int64_t j, int64_t unit) const {
+    using Vectors = Several<V, count>;
+    const int64_t now = user_row(schedule, s, j), before = previous_row(s, j);
+    const int last = valid(unit + (count - 1) * lanes);  // valid lanes of the last vector; others are full
+    const auto load = [&](const Real* row) { return row ? Vectors::load(row + unit, last) : Vectors(0); };
+    const auto saved = [&](const void* array) { return static_cast<const Real*>(array) + now * H; };
+    Real* const dh_row = dh + j * stride() + unit;
+    Real* const dc_row = dc + j * stride() + unit;
+    Vectors a[Cell::slots], da[Cell::slots], dh_unit = Vectors::load(sums, lanes), dc_unit(0), c_prev(0), c_unit(0);
+    RNNKERNELS_UNROLL
+    for (int q = 0; q < (Cell::saved_gates ? Cell::slots : 0); ++q) {
+      a[q] = load(static_cast<const Real*>(call.io.gates) + (now * Cell::saved_gates + Cell::saved_index[q]) * H);
     }
+    if (Cell::reset_before) da[0] = Vectors(0);  // R, which needs the second product
+    if (Cell::has_c) {
+      dc_unit = Vectors::load(dc_row, lanes);
+      c_prev = load(state_row(call.io.c, call.io.c0, before));
+      c_unit = load(saved(call.io.c));
+    }
+    Cell::backward(a, load(state_row(call.io.h, call.io.h0, before)), load(saved(call.io.h)), c_prev, c_unit, dh_unit,
+                   dc_unit, da);
+    dh_unit.store(dh_row, lanes);
+    if (Cell::has_c) dc_unit.store(dc_row, lanes);
+    Real* to = dgates_row(chunk, s, j) + unit;
+    RNNKERNELS_UNROLL
+    for (int q = 0; q < Cell::slots; ++q) da[q].store(to + q * H, last);
   }
 
   // The second product of reset_before: the gradient of r*h_prev, from dgates of n.
@@ -237,10 +244,12 @@ class BackwardLayer {
   // dh0 and dc0: what is left before the first step.
   void finish_start() const {
     if (!call.io.dh0 && !call.io.dc0) return;
-    step_rows(-1, {0, 0}, rows, [&](V dh_unit, int64_t j, int64_t unit, int n) {
+    step_rows(-1, {0, 0}, rows, [&](const Real* sums, int64_t j, int64_t first) {
       const int64_t b = sequence(schedule, j);
-      deliver(call.io.dh0, b * H + unit, n, dh_unit, call.accumulate);
-      if (Cell::has_c) deliver(call.io.dc0, b * H + unit, n, V::load(dc + j * stride() + unit), call.accumulate);
+      for_each_vector<Real>(w_hh.width(), first, H, [&](int64_t v, int64_t unit, int n) {
+        deliver(call.io.dh0, b * H + unit, n, V::load(sums + v), call.accumulate);
+        if (Cell::has_c) deliver(call.io.dc0, b * H + unit, n, V::load(dc + j * stride() + unit), call.accumulate);
+      });
     });
   }
 

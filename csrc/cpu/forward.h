@@ -351,29 +351,54 @@ class ForwardLayer {
     for (int q = 0; q < Cell::slots; ++q) a[q] = V::load(from + q * lanes);
   }
 
-  // The cell's equations for a tile whose pre-activations are complete.
+  // The cell's equations for a tile whose pre-activations are complete, vectors of two rows (or two panels) at a time.
   void finish(const Sums<Real>& z, int64_t s, const Tile& tile) const {
-    const bool save = call.io.h;
-    for_each_row(tile, [&](int64_t j, int64_t panel, int64_t row_of_tile, int64_t panel_of_tile) {
-      const int64_t b = sequence(schedule, j), user = user_row(schedule, s, j);
-      const bool last = j >= schedule.active[s + 1];
-      for (int block = 0; block < weights.blocks; ++block) {
-        const int64_t unit = panel * weights.units() + block * lanes, at = j * stride() + unit;
-        const int n = weights.valid(unit);
-        V a[Cell::slots], h_new(0), c_new(0);
-        load_slots(a, z.at(panel_of_tile, row_of_tile) + block * Cell::slots * lanes);
-        Cell::forward(a, V::load(h[s % 2] + at), Cell::has_c ? V::load(c + at) : V(0), h_new, c_new);
-        h_new.store(h[(s + 1) % 2] + at);
-        if (Cell::has_c) c_new.store(c + at);
-        if (n == 0) continue;
-        h_new.store(static_cast<Real*>(call.y) + user * call.y_stride + unit, n);
-        if (save) save_row(user, unit, n, a, h_new, c_new);
-        if (last) {
-          h_new.store(static_cast<Real*>(call.io.h_n) + b * H + unit, n);
-          if (Cell::has_c) c_new.store(static_cast<Real*>(call.io.c_n) + b * H + unit, n);
-        }
-      }
-    });
+    const int64_t pieces = tile.rows * tile.panels;  // one of the two is 1
+    for (int block = 0; block < weights.blocks; ++block) {
+      int64_t first = 0;
+      for (; first + 2 <= pieces; first += 2) finish_vectors<2>(z, s, tile, first, block);
+      if (first < pieces) finish_vectors<1>(z, s, tile, first, block);
+    }
+  }
+
+  template <int count>
+  RNNKERNELS_INLINE void finish_vectors(const Sums<Real>& z, int64_t s, const Tile& tile, int64_t first,
+                                        int block) const {
+    Several<V, count> a[Cell::slots], h_prev, c_prev(0), h_new, c_new;
+    int64_t row[count], unit[count];
+    RNNKERNELS_UNROLL
+    for (int i = 0; i < count; ++i) {
+      const int64_t down = tile.rows > 1 ? first + i : 0, across = first + i - down;
+      row[i] = tile.row + down;
+      unit[i] = (tile.panel + across) * weights.units() + block * lanes;
+      const Real* slots = z.at(across, down) + block * Cell::slots * lanes;
+      RNNKERNELS_UNROLL
+      for (int q = 0; q < Cell::slots; ++q) a[q].v[i] = V::load(slots + q * lanes);
+      h_prev.v[i] = V::load(h[s % 2] + row[i] * stride() + unit[i]);
+      if (Cell::has_c) c_prev.v[i] = V::load(c + row[i] * stride() + unit[i]);
+    }
+    Cell::forward(a, h_prev, c_prev, h_new, c_new);
+    RNNKERNELS_UNROLL
+    for (int i = 0; i < count; ++i) {
+      V gates[Cell::slots];
+      RNNKERNELS_UNROLL
+      for (int q = 0; q < Cell::slots; ++q) gates[q] = a[q].v[i];
+      deliver(s, row[i], unit[i], gates, h_new.v[i], c_new.v[i]);
+    }
+  }
+
+  RNNKERNELS_INLINE void deliver(int64_t s, int64_t j, int64_t unit, const V (&a)[Cell::slots], V h_new,
+                                 V c_new) const {
+    const int64_t b = sequence(schedule, j), user = user_row(schedule, s, j), at = j * stride() + unit;
+    const int n = weights.valid(unit);
+    h_new.store(h[(s + 1) % 2] + at);
+    if (Cell::has_c) c_new.store(c + at);
+    if (n == 0) return;
+    h_new.store(static_cast<Real*>(call.y) + user * call.y_stride + unit, n);
+    if (call.io.h) save_row(user, unit, n, a, h_new, c_new);
+    if (j < schedule.active[s + 1]) return;  // it goes on
+    h_new.store(static_cast<Real*>(call.io.h_n) + b * H + unit, n);
+    if (Cell::has_c) c_new.store(static_cast<Real*>(call.io.c_n) + b * H + unit, n);
   }
 
   void save_row(int64_t user, int64_t unit, int n, const V (&a)[Cell::slots], V h_new, V c_new) const {

@@ -160,12 +160,15 @@ void tile(const Sums<Real>& c, const Real* a, int64_t a_stride, const Panels<Rea
 
 template <class Real, int N, bool k_outermost>
 void accumulate_n(int rows, int panels, const Sums<Real>& c, const Real* a, int64_t a_stride, const Panels<Real>& b) {
-  if (panels > 1) return tile<Real, panels_per_row<Real>(N), 1, N, k_outermost>(c, a, a_stride, b);
+  if (panels > 1) {
+    return with_constant<panels_per_row<Real>(N)>(
+        panels, [&](auto P) { tile<Real, decltype(P)::value, 1, N, k_outermost>(c, a, a_stride, b); });
+  }
   with_constant<rows_per_tile<Real>(N)>(
       rows, [&](auto R) { tile<Real, 1, decltype(R)::value, N, k_outermost>(c, a, a_stride, b); });
 }
 
-// Sums of a b for one tile: N vectors, `rows` rows of `a` from `row` on, and `panels` panels (1, or panels_per_row with one row).
+// Sums of a b for one tile: N vectors, and either `rows` rows of `a` from `row` on, or one row and up to panels_per_row `panels`.
 template <class Real>
 void accumulate(int N, int rows, int panels, const Sums<Real>& c, const Operand<Real>& a, int64_t row,
                 const Panels<Real>& b) {
@@ -205,12 +208,16 @@ struct Tile {
 // Calls body(tile) for tiles of N vectors that cover rows x panels; a single row takes several panels at a time if it may.
 template <class Real, class Body>
 inline void for_each_tile(Range rows, Range panels, int N, const Body& body, bool several_panels = true) {
-  const int64_t tallest = rows_per_tile<Real>(N), widest = panels_per_row<Real>(N);
-  int64_t panel = panels.begin;
   if (several_panels && rows.size() == 1) {
-    for (; panel + widest <= panels.end; panel += widest) body(Tile{rows.begin, panel, 1, static_cast<int>(widest), 0});
+    const int64_t tiles = ceil_div(panels.size(), panels_per_row<Real>(N));
+    for (int64_t i = 0; i < tiles; ++i) {  // of about equal width: a narrow one would wait for its own sums
+      const int64_t begin = panels.size() * i / tiles, end = panels.size() * (i + 1) / tiles;
+      body(Tile{rows.begin, panels.begin + begin, 1, static_cast<int>(end - begin), 0});
+    }
+    return;
   }
-  for (; panel < panels.end; ++panel) {
+  const int64_t tallest = rows_per_tile<Real>(N);
+  for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
     for (int64_t row = rows.begin, nth = 0; row < rows.end; row += tallest, ++nth) {
       body(Tile{row, panel, static_cast<int>(smaller(tallest, rows.end - row)), 1, nth});
     }
@@ -359,15 +366,22 @@ inline void multiply(const Operand<Real>& a, const PackedMatrix<Real>& b, Range 
       [&](const Tile& tile, int slot) { done(buffer[slot], tile); });
 }
 
+// Calls body(offset in sums, row, first column) for each panel of each row of a tile.
+template <class Real, class Body>
+inline void for_each_row(const PackedMatrix<Real>& b, const Tile& tile, const Body& body) {
+  for (int64_t i = 0; i < tile.rows * tile.panels; ++i) {  // one of the two is 1
+    const int64_t down = tile.rows > 1 ? i : 0;
+    body(i * b.width(), tile.row + down, (tile.panel + i - down) * b.width());
+  }
+}
+
 // Calls body(offset in sums, row, column, valid lanes) for each vector of a tile that has a column.
 template <class Real, class Body>
 inline void for_each_vector(const PackedMatrix<Real>& b, const Tile& tile, const Body& body) {
-  const int64_t width = b.width();
-  for (int64_t i = 0; i < tile.rows * tile.panels; ++i) {  // one of the two is 1
-    const int64_t row = tile.row + (tile.rows > 1 ? i : 0), panel = tile.panel + (tile.rows > 1 ? 0 : i);
-    for_each_vector<Real>(width, panel * width, b.columns,
-                          [&](int64_t v, int64_t column, int n) { body(i * width + v, row, column, n); });
-  }
+  for_each_row(b, tile, [&](int64_t at, int64_t row, int64_t first) {
+    for_each_vector<Real>(b.width(), first, b.columns,
+                          [&](int64_t v, int64_t column, int n) { body(at + v, row, column, n); });
+  });
 }
 
 // Where a product goes: element (row, column) at to[row*columns + column], after `bias` (columns, or null) or onto what is there.

@@ -7,12 +7,77 @@
 #include RNNKERNELS_STRINGIFY(isa/RNNKERNELS_ISA.h)
 // clang-format on
 
-// For functions whose arguments are registers: a call would put them in memory.
-#define RNNKERNELS_INLINE inline __attribute__((always_inline))
-
 // Before a loop of known length over registers: it must become straight code, or the registers become memory.
 #if defined(__clang__)
 #define RNNKERNELS_UNROLL _Pragma("unroll")
 #else
 #define RNNKERNELS_UNROLL _Pragma("GCC unroll 16")
 #endif
+
+RNNKERNELS_BEGIN_NAMESPACE
+
+// n vectors as one lane type: a cell applied to several rows at once, so that the latency of one hides that of the others.
+template <class V, int n>
+struct Several {
+  using Real = typename V::Real;
+
+  V v[n];
+  Several() = default;
+  template <class T>
+  explicit Several(T x) {
+    for_each([&](int i) { v[i] = V(x); });
+  }
+
+  // Vectors side by side in memory; only the first `last` lanes of the last one are there.
+  static RNNKERNELS_INLINE Several load(const Real* p, int last) {
+    Several a;
+    for_each([&](int i) { a.v[i] = V::load(p + i * V::lanes, i == n - 1 ? last : V::lanes); });
+    return a;
+  }
+  RNNKERNELS_INLINE void store(Real* p, int last) const {
+    for_each([&](int i) { v[i].store(p + i * V::lanes, i == n - 1 ? last : V::lanes); });
+  }
+
+  template <class Body>
+  static RNNKERNELS_INLINE void for_each(const Body& body) {
+    RNNKERNELS_UNROLL
+    for (int i = 0; i < n; ++i) body(i);
+  }
+
+#define RNNKERNELS_UNARY(name)                       \
+  friend RNNKERNELS_INLINE Several name(Several a) { \
+    for_each([&](int i) { a.v[i] = name(a.v[i]); }); \
+    return a;                                        \
+  }
+#define RNNKERNELS_BINARY(name)                                 \
+  friend RNNKERNELS_INLINE Several name(Several a, Several b) { \
+    for_each([&](int i) { a.v[i] = name(a.v[i], b.v[i]); });    \
+    return a;                                                   \
+  }
+#define RNNKERNELS_OPERATOR(op)                                        \
+  friend RNNKERNELS_INLINE Several operator op(Several a, Several b) { \
+    for_each([&](int i) { a.v[i] = a.v[i] op b.v[i]; });               \
+    return a;                                                          \
+  }
+  RNNKERNELS_OPERATOR(+)
+  RNNKERNELS_OPERATOR(-)
+  RNNKERNELS_OPERATOR(*)
+  RNNKERNELS_OPERATOR(/)
+  RNNKERNELS_UNARY(abs)
+  RNNKERNELS_UNARY(power_of_two)
+  RNNKERNELS_BINARY(max)
+  RNNKERNELS_BINARY(min)
+  RNNKERNELS_BINARY(copysign)
+  RNNKERNELS_BINARY(ldexp)
+  RNNKERNELS_BINARY(zero_where_not_positive)
+#undef RNNKERNELS_OPERATOR
+#undef RNNKERNELS_BINARY
+#undef RNNKERNELS_UNARY
+
+  friend RNNKERNELS_INLINE Several fma(Several a, Several b, Several c) {
+    for_each([&](int i) { c.v[i] = fma(a.v[i], b.v[i], c.v[i]); });
+    return c;
+  }
+};
+
+RNNKERNELS_END_NAMESPACE

@@ -10,13 +10,13 @@ RNNKERNELS_BEGIN_NAMESPACE
 
 // What both forms share once n is known.
 template <class V>
-inline V gru_output(V z, V n, V h_prev) {
+RNNKERNELS_INLINE V gru_output(V z, V n, V h_prev) {
   return fma(z, h_prev - n, n);
 }
 
 // From dh to the pre-activations of z and n; dh leaves as the part that reaches h_prev directly.
 template <class V>
-inline void gru_output_backward(V z, V n, V h_prev, V& dh, V& da_z, V& da_n) {
+RNNKERNELS_INLINE void gru_output_backward(V z, V n, V h_prev, V& dh, V& da_z, V& da_n) {
   V one(1);
   da_z = dh * (h_prev - n) * (z * (one - z));
   da_n = dh * (one - z) * (one - n * n);
@@ -36,7 +36,7 @@ struct Gru {
   static constexpr bool has_c = false, reset_before = false;
 
   template <class V>
-  static inline void forward(V (&a)[slots], V h_prev, V /*c_prev*/, V& h, V& /*c*/) {
+  static RNNKERNELS_INLINE void forward(V (&a)[slots], V h_prev, V /*c_prev*/, V& h, V& /*c*/) {
     V r = a[SR] = sigmoid(a[SR]);
     V z = a[SZ] = sigmoid(a[SZ]);
     V n = a[XN] = tanh(fma(r, a[HN], a[XN]));
@@ -44,7 +44,8 @@ struct Gru {
   }
 
   template <class V>
-  static inline void backward(const V (&a)[slots], V h_prev, V /*h*/, V, V, V& dh, V& /*dc*/, V (&da)[slots]) {
+  static RNNKERNELS_INLINE void backward(const V (&a)[slots], V h_prev, V /*h*/, V, V, V& dh, V& /*dc*/,
+                                         V (&da)[slots]) {
     V r = a[SR], z = a[SZ], n = a[XN], hn = a[HN], one(1);
     gru_output_backward(z, n, h_prev, dh, da[SZ], da[XN]);
     da[HN] = da[XN] * r;
@@ -64,26 +65,27 @@ struct GruResetBefore {
 
   // Before the second product: r and z, and the r*h_prev it multiplies.
   template <class V>
-  static inline V reset(V (&a)[slots], V h_prev) {
+  static RNNKERNELS_INLINE V reset(V (&a)[slots], V h_prev) {
     a[R] = sigmoid(a[R]);
     a[Z] = sigmoid(a[Z]);
     return a[R] * h_prev;
   }
 
   template <class V>
-  static inline void forward(V (&a)[slots], V h_prev, V /*c_prev*/, V& h, V& /*c*/) {
+  static RNNKERNELS_INLINE void forward(V (&a)[slots], V h_prev, V /*c_prev*/, V& h, V& /*c*/) {
     V n = a[N] = tanh(a[N]);
     h = gru_output(a[Z], n, h_prev);
   }
 
   template <class V>
-  static inline void backward(const V (&a)[slots], V h_prev, V /*h*/, V, V, V& dh, V& /*dc*/, V (&da)[slots]) {
+  static RNNKERNELS_INLINE void backward(const V (&a)[slots], V h_prev, V /*h*/, V, V, V& dh, V& /*dc*/,
+                                         V (&da)[slots]) {
     gru_output_backward(a[Z], a[N], h_prev, dh, da[Z], da[N]);
   }
 
   // After drh = W_hn^T da[N], the gradient of r*h_prev. dh: what reaches h_prev directly.
   template <class V>
-  static inline void reset_backward(V r, V h_prev, V drh, V& dh, V& da_r) {
+  static RNNKERNELS_INLINE void reset_backward(V r, V h_prev, V drh, V& dh, V& da_r) {
     da_r = drh * h_prev * (r * (V(1) - r));
     dh = fma(drh, r, dh);
   }

@@ -18,7 +18,7 @@ struct Lstm {
 
   // a: pre-activations, then gates.
   template <class V>
-  static inline void forward(V (&a)[slots], V /*h_prev*/, V c_prev, V& h, V& c) {
+  static RNNKERNELS_INLINE void forward(V (&a)[slots], V /*h_prev*/, V c_prev, V& h, V& c) {
     V i = a[I] = sigmoid(a[I]);
     V f = a[F] = sigmoid(a[F]);
     V g = a[G] = tanh(a[G]);
@@ -30,7 +30,8 @@ struct Lstm {
   // dh: the whole gradient of h; leaves what reaches h_prev other than through the gates (nothing).
   // dc: the gradient of c from the step after; leaves that of c_prev.
   template <class V>
-  static inline void backward(const V (&a)[slots], V /*h_prev*/, V /*h*/, V c_prev, V c, V& dh, V& dc, V (&da)[slots]) {
+  static RNNKERNELS_INLINE void backward(const V (&a)[slots], V /*h_prev*/, V /*h*/, V c_prev, V c, V& dh, V& dc,
+                                         V (&da)[slots]) {
     V i = a[I], f = a[F], g = a[G], o = a[O], one(1);
     V t = tanh(c);
     dc = fma(dh * o, one - t * t, dc);

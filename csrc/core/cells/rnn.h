@@ -18,12 +18,12 @@ struct RnnBase {
 
 struct RnnTanh : RnnBase {
   template <class V>
-  static inline void forward(V (&a)[slots], V, V, V& h, V&) {
+  static RNNKERNELS_INLINE void forward(V (&a)[slots], V, V, V& h, V&) {
     h = tanh(a[0]);
   }
 
   template <class V>
-  static inline void backward(const V (&)[slots], V, V h, V, V, V& dh, V&, V (&da)[slots]) {
+  static RNNKERNELS_INLINE void backward(const V (&)[slots], V, V h, V, V, V& dh, V&, V (&da)[slots]) {
     da[0] = dh * (V(1) - h * h);
     dh = V(0);
   }
@@ -31,12 +31,12 @@ struct RnnTanh : RnnBase {
 
 struct RnnRelu : RnnBase {
   template <class V>
-  static inline void forward(V (&a)[slots], V, V, V& h, V&) {
+  static RNNKERNELS_INLINE void forward(V (&a)[slots], V, V, V& h, V&) {
     h = relu(a[0]);
   }
 
   template <class V>
-  static inline void backward(const V (&)[slots], V, V h, V, V, V& dh, V&, V (&da)[slots]) {
+  static RNNKERNELS_INLINE void backward(const V (&)[slots], V, V h, V, V, V& dh, V&, V (&da)[slots]) {
     da[0] = zero_where_not_positive(h, dh);
     dh = V(0);
   }

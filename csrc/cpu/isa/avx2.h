@@ -52,6 +52,9 @@ struct Vec<float> {
     const __m256 bit = _mm256_set1_ps(-0.0f);
     return _mm256_or_ps(_mm256_andnot_ps(bit, a.v), _mm256_and_ps(bit, sign.v));
   }
+  friend Vec power_of_two(Vec biased) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(biased.v), 23));
+  }
   static Vec power_of_two(__m256i n) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23));
   }
@@ -105,6 +108,9 @@ struct Vec<double> {
   friend Vec copysign(Vec a, Vec sign) {
     const __m256d bit = _mm256_set1_pd(-0.0);
     return _mm256_or_pd(_mm256_andnot_pd(bit, a.v), _mm256_and_pd(bit, sign.v));
+  }
+  friend Vec power_of_two(Vec biased) {
+    return _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(biased.v), 52));
   }
   static Vec power_of_two(__m128i n) {
     __m256i wide = _mm256_cvtepi32_epi64(n);

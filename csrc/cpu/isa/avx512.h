@@ -42,6 +42,9 @@ struct Vec<float> {
         _mm512_ternarylogic_epi32(bit, _mm512_castps_si512(sign.v), _mm512_castps_si512(a.v), 0xCA));
   }
   friend Vec ldexp(Vec a, Vec n) { return _mm512_scalef_ps(a.v, n.v); }
+  friend Vec power_of_two(Vec biased) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(biased.v), 23));
+  }
   friend Vec zip_low(Vec a, Vec b) {  // a0 b0 a1 b1 ... of the lower halves
     const __m512i order = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
     return _mm512_permutex2var_ps(a.v, order, b.v);
@@ -87,6 +90,9 @@ struct Vec<double> {
         _mm512_ternarylogic_epi64(bit, _mm512_castpd_si512(sign.v), _mm512_castpd_si512(a.v), 0xCA));
   }
   friend Vec ldexp(Vec a, Vec n) { return _mm512_scalef_pd(a.v, n.v); }
+  friend Vec power_of_two(Vec biased) {
+    return _mm512_castsi512_pd(_mm512_slli_epi64(_mm512_castpd_si512(biased.v), 52));
+  }
   friend Vec zip_low(Vec a, Vec b) {
     return _mm512_permutex2var_pd(a.v, _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), b.v);
   }

@@ -44,6 +44,9 @@ struct Vec<float> {
   friend Vec min(Vec a, Vec b) { return vbslq_f32(vcltq_f32(a.v, b.v), a.v, b.v); }
   friend Vec abs(Vec a) { return vabsq_f32(a.v); }
   friend Vec copysign(Vec a, Vec sign) { return vbslq_f32(vdupq_n_u32(0x80000000u), sign.v, a.v); }
+  friend Vec power_of_two(Vec biased) {
+    return vreinterpretq_f32_s32(vshlq_n_s32(vreinterpretq_s32_f32(biased.v), 23));
+  }
   static Vec power_of_two(int32x4_t n) {
     return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(n, vdupq_n_s32(127)), 23));
   }
@@ -92,6 +95,9 @@ struct Vec<double> {
   friend Vec min(Vec a, Vec b) { return vbslq_f64(vcltq_f64(a.v, b.v), a.v, b.v); }
   friend Vec abs(Vec a) { return vabsq_f64(a.v); }
   friend Vec copysign(Vec a, Vec sign) { return vbslq_f64(vdupq_n_u64(0x8000000000000000u), sign.v, a.v); }
+  friend Vec power_of_two(Vec biased) {
+    return vreinterpretq_f64_s64(vshlq_n_s64(vreinterpretq_s64_f64(biased.v), 52));
+  }
   static Vec power_of_two(int64x2_t n) {
     return vreinterpretq_f64_s64(vshlq_n_s64(vaddq_s64(n, vdupq_n_s64(1023)), 52));
   }

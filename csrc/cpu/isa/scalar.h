@@ -2,6 +2,8 @@
 // its bits differ from those of the vector ISAs.
 #pragma once
 
+#include <cstdint>
+
 #include "../../core/namespace.h"
 
 RNNKERNELS_BEGIN_NAMESPACE
@@ -13,6 +15,20 @@ inline float with_sign(float x, float sign) { return __builtin_copysignf(x, sign
 inline double with_sign(double x, double sign) { return __builtin_copysign(x, sign); }
 inline float scaled(float x, int n) { return __builtin_ldexpf(x, n); }
 inline double scaled(double x, int n) { return __builtin_ldexp(x, n); }
+inline float exponent_bits(float x) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &x, sizeof bits);
+  bits <<= 23;
+  __builtin_memcpy(&x, &bits, sizeof bits);
+  return x;
+}
+inline double exponent_bits(double x) {
+  uint64_t bits;
+  __builtin_memcpy(&bits, &x, sizeof bits);
+  bits <<= 52;
+  __builtin_memcpy(&x, &bits, sizeof bits);
+  return x;
+}
 
 template <class Real_>
 struct Vec {
@@ -44,6 +60,7 @@ struct Vec {
   friend Vec ldexp(Vec a, Vec n) {  // NaN in n: any exponent will do, a is NaN too
     return Vec(scaled(a.v, n.v == n.v ? static_cast<int>(n.v) : 0));
   }
+  friend Vec power_of_two(Vec biased) { return Vec(exponent_bits(biased.v)); }
   friend Vec zip_low(Vec a, Vec) { return a; }  // never called: one lane has nothing to interleave
   friend Vec zip_high(Vec a, Vec) { return a; }
   friend Vec zero_where_not_positive(Vec x, Vec a) { return x.v <= 0 ? Vec(0) : a; }
