@@ -353,10 +353,10 @@ class BackwardLayer {
   // dw[m + gate_row] = or += dgates[:, m]^T b
   void add_product(Range m, int64_t gate_row, const PackedMatrix<Real>& b, void* gradient) const {
     Real* dw = static_cast<Real*>(gradient) + gate_row * b.columns;
-    // Row by row of tiles, so that a tile's columns of dgates are read from memory once.
-    const int64_t tallest = rows_per_tile<Real>(b.N);
-    for (int64_t row = m.begin; row < m.end; row += tallest) {
-      multiply<Real>({dgates[current], dgates_stride(), true}, b, {row, smaller(m.end, row + tallest)},
+    // By blocks of rows: each panel of b stays in L1 for a block, and the block's columns of dgates in L2 for all panels.
+    const int64_t block = 16 * rows_per_tile<Real>(b.N);
+    for (int64_t row = m.begin; row < m.end; row += block) {
+      multiply<Real>({dgates[current], dgates_stride(), true}, b, {row, smaller(m.end, row + block)},
                      {dw, nullptr, add});
     }
   }
