@@ -23,11 +23,13 @@ struct LayerWork {
   bool fusible;         // a dense input in the order of work, and a single product of the state
 };
 
-// Measured on Zen 4 and rounded: what one core does in a microsecond, a barrier's price, and waking a sleeping worker's.
+// Measured on Zen 3 and Zen 4 and rounded: what one core does in a microsecond, a barrier's price, and waking a sleeping worker's.
 constexpr double flops_per_us = 5e4, barrier_us = 0.3, wake_us = 10;
 
-// Rows of a batch that fill tiles well, and that reuse weights from L3 often enough not to wait for them.
-constexpr int64_t rows_that_fill = 16, rows_that_hide_l3 = 96;
+// Rows of a batch that fill tiles well; that hide the reading of weights from L3, as long as those are a few times as large
+// as L2; and that hide it whatever their size.
+constexpr int64_t rows_that_fill = 16, rows_that_hide_l3 = 24, rows_that_hide_memory = 96;
+constexpr double l2_sizes_near = 4;
 
 // Below so many rows a step's tiles read the input's weights too often.
 constexpr int64_t fused_rows = 32;
@@ -47,7 +49,8 @@ inline Plan plan_layer(const LayerWork& work, int max_threads, double l2_bytes) 
   if (by_rows >= by_units && by_rows > 1) {
     const int64_t each = work.rows / by_rows;
     if (each >= rows_that_fill && work.weight_bytes <= l2_bytes) return choose(by_rows, true, "the weights fit in L2");
-    if (each >= rows_that_hide_l3) return choose(by_rows, true, "each has rows enough");
+    if (each >= (work.weight_bytes <= l2_sizes_near * l2_bytes ? rows_that_hide_l3 : rows_that_hide_memory))
+      return choose(by_rows, true, "each has rows enough");
   }
   if (by_units > 1 && step_us > 8 * barrier_us) return choose(by_units, false, "each keeps its weights in cache");
   if (by_rows > 1) return choose(by_rows, true, "a step is too short to meet after it");
