@@ -25,7 +25,7 @@ OPTIMIZERS: dict[str, Callable[..., optim.Optimizer]] = {
     "adagrad": optim.Adagrad,
     "sgd": partial(optim.SGD, momentum=0.9),
 }
-LEARNING_RATES = {"adam": 6e-3, "rmsprop": 2e-3, "adagrad": 2e-2, "sgd": 1.0}  # what to begin a search with
+LEARNING_RATES = {"adam": 5e-3, "rmsprop": 2e-3, "adagrad": 2e-2, "sgd": 1.0}  # what to begin a search with
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Config:
     layers: int = 1
     seq_len: int = 24
     batch: int = 48
-    steps: int = 7000
+    steps: int = 5000
     lr: float = LEARNING_RATES["adam"]
     optimizer: str = "adam"
     clip: float = 1.0
