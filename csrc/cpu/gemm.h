@@ -272,6 +272,12 @@ inline void transpose(V (&row)[V::lanes]) {
   }
 }
 
+// Asks for n elements ahead of their use.
+template <class Real>
+inline void prefetch(const Real* p, int64_t n) {
+  for (int64_t i = 0; i < n; i += cache_line / static_cast<int64_t>(sizeof(Real))) __builtin_prefetch(p + i);
+}
+
 // The right operand of an ordinary product: K x columns, in panels of N vectors; the last panel is padded with zeros.
 template <class Real>
 struct PackedMatrix {
@@ -294,10 +300,12 @@ struct PackedMatrix {
   template <class Row>
   void pack(Range own_panels, const Row& row) const {
     using V = Vec<Real>;
+    constexpr int64_t ahead = 32;  // rows: a panel takes too little of each for the hardware to follow
     for (int64_t p = own_panels.begin; p < own_panels.end; ++p) {
       Real* to = data + p * panel_size();
       for (int64_t k = 0; k < K; ++k) {
         const Real* from = row(k);
+        if (const Real* soon = k + ahead < K ? row(k + ahead) : nullptr) prefetch(soon + p * width(), width());
         for (int v = 0; v < N; ++v, to += V::lanes) {
           const int64_t column = p * width() + v * V::lanes;
           const int n = static_cast<int>(larger(0, smaller(V::lanes, columns - column)));
@@ -329,12 +337,6 @@ struct PackedMatrix {
     }
   }
 };
-
-// Asks for n elements ahead of their use.
-template <class Real>
-inline void prefetch(const Real* p, int64_t n) {
-  for (int64_t i = 0; i < n; i += cache_line / static_cast<int64_t>(sizeof(Real))) __builtin_prefetch(p + i);
-}
 
 template <class Real>
 inline void fill_zero(Real* p, int64_t n) {
