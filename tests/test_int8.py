@@ -299,3 +299,16 @@ def test_rounding() -> None:
     np.testing.assert_array_equal(q, want)
     np.testing.assert_array_equal(step[:, 0], np.float32([2 / 127, 0, 0, np.nan, np.nan, 1]))
     assert (q.dtype, step.dtype) == (np.int8, np.float32)
+
+
+@pytest.mark.parametrize("mistake", ["a step of 1/126", "rounding down", "states that are not rounded"])
+def test_the_comparison_can_fail(mistake: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = reference.int8
+    if mistake == "a step of 1/126":
+        monkeypatch.setattr(module, "_MOST", np.float32(126))
+    elif mistake == "rounding down":
+        monkeypatch.setattr(np, "rint", np.floor)
+    else:
+        monkeypatch.setattr(module._Rounding, "__rmatmul__", lambda self, rows: rows @ self.view(np.ndarray))
+    with pytest.raises(AssertionError, match="passes the forward budget"):
+        test_a_step_is_the_twin_s("lstm", ISAS[0], B=3, I=7, H=9, ids=False)

@@ -74,11 +74,11 @@ def int8_stack(
 class _Rounding(np.ndarray):
     """A matrix that rounds the rows it is multiplied with: ``rows @ matrix``."""
 
-    def __rmatmul__(self, rows: Array) -> Any:
+    def __rmatmul__(self, rows: Any, /) -> Any:
         return _rounded(rows) @ self.view(np.ndarray)
 
 
 def _rounded(a: Array) -> Array:
     """q * step, in the dtype of a."""
     q, step = round_to_int8(a)
-    return q.astype(a.dtype) * step.astype(a.dtype)
+    return np.asarray(q.astype(a.dtype) * step.astype(a.dtype))
