@@ -29,7 +29,10 @@ struct KernelInfo {
 void forward(const ForwardArgs& args, const Execution& execution);
 void backward(const BackwardArgs& args, const Execution& execution);
 
-PackedStack* pack_stack(const Problem& problem, const Weights* weights, const Execution& execution);  // [L*D] weights
+// weights: [L*D]. int8: rounded to 8 bits, for f32 problems whose rows of weights are finite and have at most so many columns
+// that a sum of products fits in an int32.
+constexpr int64_t most_int8_columns = 0x7fffffff / (127 * 127);
+PackedStack* pack_stack(const Problem& problem, const Weights* weights, bool int8, const Execution& execution);
 void free_packed(PackedStack* packed);
 
 void linear_forward(const LinearArgs& args, const Execution& execution);

@@ -11,33 +11,70 @@
 
 RNNKERNELS_BEGIN_NAMESPACE
 
-// The weights of a layer as forward reads them: panels of [k][slots of the product][lanes], and the sum of the biases.
-template <class Real, class Cell>
+// One matrix of a layer in panels of [k][N][lanes]. Int8Matrix (int8.h) offers the same for weights of 8 bits.
+template <class Real>
+struct RealMatrix {
+  using V = Vec<Real>;
+  using Weight = Real;
+  using Rows = Operand<Real>;
+  static constexpr bool rounds = false;  // what it multiplies
+
+  int64_t K;
+  int N;
+  Real* data;
+
+  RealMatrix(int64_t K_, int N_, int64_t panels, Arena& arena)
+      : K(K_), N(N_), data(arena.take<Real>(panels * K * N * V::lanes)) {}
+
+  Real* at(int64_t panel, int64_t k, int vector) const { return data + ((panel * K + k) * N + vector) * V::lanes; }
+  V row(int64_t panel, int64_t k, int vector) const { return V::load(at(panel, k, vector)); }
+  Panels<Real> panels(Range all, const Tile& tile) const { return panels_at(data, K, N, all, tile); }
+
+  // One vector of a panel: lane l of row k is from[l*across + k*along] for l < count, else 0.
+  void pack(int64_t panel, int vector, const Real* from, int64_t across, int64_t along, int64_t count) const {
+    if (along == 1) return PackedMatrix<Real>::pack_lanes(at(panel, 0, vector), N * V::lanes, from, across, count, K);
+    for (int64_t k = 0; k < K; ++k) {
+      for (int l = 0; l < V::lanes; ++l) at(panel, k, vector)[l] = l < count ? from[l * across + k * along] : Real(0);
+    }
+  }
+
+  // Rows of x in the order of work.
+  struct Copies {
+    int64_t K;
+    Real* data;
+
+    Copies(int64_t rows, int64_t K_, Arena& arena) : K(K_), data(arena.take<Real>(rows * K)) {}
+    Rows from(int64_t row) const { return {data + row * K, K}; }
+    void set(int64_t row, const Real* from) const {
+      for (int64_t k = 0; k < K; ++k) data[row * K + k] = from[k];
+    }
+  };
+};
+
+// The weights of a layer as forward reads them: its matrices, a panel of units after the other, and the sum of the biases.
+template <class Real, class Cell, class Matrix = RealMatrix<Real>>
 struct PackedLayer {
   static constexpr int lanes = Vec<Real>::lanes;
 
-  int64_t I, H;
+  int64_t H;
   int blocks;   // vectors of units in a panel: a cell of one slot takes two, for a better tile
   int vectors;  // of a panel's row: slots * blocks
   int64_t panels;
-  Real *x, *h;  // [panels][I][x_count*blocks][lanes], [panels][H][h_count*blocks][lanes]
-  Real* n;      // reset_before: [panels][H][lanes], the second product
-  Real* bias;   // [panels][vectors][lanes]
+  Matrix x, h;
+  Matrix n;    // reset_before: the second product
+  Real* bias;  // [panels][vectors][lanes]
 
-  PackedLayer(int64_t I_, int64_t H_, Arena& arena) : I(I_), H(H_) {
-    blocks = Cell::slots == 1 && H > lanes ? 2 : 1;
-    vectors = Cell::slots * blocks;
-    panels = ceil_div(H, units());
-    x = arena.take<Real>(panels * x_panel());
-    h = arena.take<Real>(panels * h_panel());
-    n = arena.take<Real>(Cell::reset_before ? panels * n_panel() : 0);
-    bias = arena.take<Real>(panels * vectors * lanes);
-  }
+  PackedLayer(int64_t I, int64_t H_, Arena& arena)
+      : H(H_),
+        blocks(Cell::slots == 1 && H > lanes ? 2 : 1),
+        vectors(Cell::slots * blocks),
+        panels(ceil_div(H, units())),
+        x(I, Cell::x_count * blocks, panels, arena),
+        h(H, Cell::h_count * blocks, panels, arena),
+        n(H, Cell::reset_before ? 1 : 0, panels, arena),
+        bias(arena.take<Real>(panels * vectors * lanes)) {}
 
   int64_t units() const { return blocks * lanes; }
-  int64_t x_panel() const { return I * Cell::x_count * units(); }
-  int64_t h_panel() const { return H * Cell::h_count * units(); }
-  int64_t n_panel() const { return H * lanes; }
 
   // Vector `at` of a panel's row holds this slot of units unit .. unit + lanes - 1.
   static int slot(int at) { return at % Cell::slots; }
@@ -45,18 +82,19 @@ struct PackedLayer {
   int valid(int64_t unit) const { return static_cast<int>(larger(0, smaller(lanes, H - unit))); }
 
   void pack(const Weights& weights, Range own, bool with_x) const {
+    const int64_t across = weights.w_ih_row_stride, along = weights.w_ih_col_stride;
     for (int64_t panel = own.begin; panel < own.end; ++panel) {
       for (int at = 0; at < vectors; ++at) {
         const int64_t first = unit(panel, at), row = Cell::gate_of_slot[slot(at)] * H + first;
         const int64_t count = valid(first);
-        if (with_x && in_x(slot(at))) pack_x(weights, panel, at, row, count);
+        const Real* w_hh = static_cast<const Real*>(weights.w_hh) + row * H;
+        if (with_x && in_x(slot(at)))
+          x.pack(panel, at - Cell::x_first, static_cast<const Real*>(weights.w_ih) + row * across, across, along,
+                 count);
         if (in_h(slot(at))) {
-          const int vector = at - Cell::h_first;
-          PackedMatrix<Real>::pack_lanes(h + panel * h_panel() + vector * lanes, Cell::h_count * units(),
-                                         static_cast<const Real*>(weights.w_hh) + row * H, H, count, H);
+          h.pack(panel, at - Cell::h_first, w_hh, H, 1, count);
         } else if (Cell::reset_before) {
-          PackedMatrix<Real>::pack_lanes(n + panel * n_panel(), lanes, static_cast<const Real*>(weights.w_hh) + row * H,
-                                         H, count, H);
+          n.pack(panel, 0, w_hh, H, 1, count);
         }
         const Real* b_ih = weights.b_ih_per_sequence ? nullptr : row_or_null<Real>(weights.b_ih, 0, 0);
         sum_biases(b_ih, weights.b_hh, panel, at).store(bias + (panel * vectors + at) * lanes);
@@ -76,32 +114,29 @@ struct PackedLayer {
 
   static bool in_x(int slot) { return slot >= Cell::x_first && slot < Cell::x_first + Cell::x_count; }
   static bool in_h(int slot) { return slot >= Cell::h_first && slot < Cell::h_first + Cell::h_count; }
-
- private:
-  void pack_x(const Weights& weights, int64_t panel, int at, int64_t row, int64_t count) const {
-    Real* to = x + panel * x_panel() + (at - Cell::x_first) * lanes;
-    const int64_t to_stride = Cell::x_count * units(), across = weights.w_ih_row_stride,
-                  along = weights.w_ih_col_stride;
-    const Real* from = static_cast<const Real*>(weights.w_ih) + row * across;
-    if (along == 1) return PackedMatrix<Real>::pack_lanes(to, to_stride, from, across, count, I);
-    for (int64_t k = 0; k < I; ++k) {
-      for (int l = 0; l < lanes; ++l) to[k * to_stride + l] = l < count ? from[l * across + k * along] : Real(0);
-    }
-  }
 };
 
-template <class Real, class Cell>
+template <class Real, class Cell, class Matrix = RealMatrix<Real>>
 class ForwardLayer {
   using V = Vec<Real>;
+  using Weight = typename Matrix::Weight;
+  using Rows = typename Matrix::Rows;
   static constexpr int lanes = V::lanes;
 
  public:
+  using Packed = PackedLayer<Real, Cell, Matrix>;
+
   explicit ForwardLayer(const LayerForwardCall& call_)
-      : call(call_), schedule(call.schedule), H(call.H), arena{call.scratch}, weights(open_weights()) {
+      : call(call_),
+        schedule(call.schedule),
+        H(call.H),
+        arena{call.scratch},
+        weights(open_weights()),
+        capacity(call.fused ? 0 : chunk_capacity(schedule, chunk_rows_forward)),
+        xg(arena.take<Real>(weights.panels * capacity * row_size())),
+        gathered(call.ids || reads_x_in_place() ? 0 : capacity, call.I, arena),
+        rounded(Matrix::rounds ? (call.split_batch ? 1 : call.threads) * schedule.B : 0, H, arena) {
     const int64_t state = schedule.B * stride();
-    capacity = call.fused ? 0 : chunk_capacity(schedule, chunk_rows_forward);
-    xg = arena.take<Real>(call.fused ? 0 : weights.panels * capacity * row_size());
-    gathered = arena.take<Real>(call.fused || call.ids || in_user_order(schedule) ? 0 : capacity * call.I);
     for (Real*& buffer : h) buffer = arena.take<Real>(state);
     c = arena.take<Real>(Cell::has_c ? state : 0);
     reset_h = arena.take<Real>(Cell::reset_before ? state : 0);
@@ -126,11 +161,13 @@ class ForwardLayer {
 
  private:
   // Packed weights lie in memory of their own, or at the start of this call's scratch.
-  PackedLayer<Real, Cell> open_weights() {
-    if (!call.packed) return PackedLayer<Real, Cell>(call.I, H, arena);
+  Packed open_weights() {
+    if (!call.packed) return Packed(call.I, H, arena);
     Arena packed{const_cast<char*>(static_cast<const char*>(call.packed))};
-    return PackedLayer<Real, Cell>(call.I, H, packed);
+    return Packed(call.I, H, packed);
   }
+
+  bool reads_x_in_place() const { return !Matrix::rounds && in_user_order(schedule); }
 
   int64_t row_size() const { return weights.vectors * lanes; }
   int64_t stride() const { return padded_stride<Real>(weights.panels * weights.units()); }
@@ -188,28 +225,34 @@ class ForwardLayer {
       for (int64_t panel = panels.begin; panel < panels.end; ++panel) start_row(xg_row(panel, row), panel, user, b);
     });
     if (call.ids) return;
-    Operand<Real> x{row_or_null<Real>(call.x, schedule.B * chunk.begin, call.x_stride), call.x_stride};
-    if (!in_user_order(schedule)) {
-      gather(chunk, s, call.split_batch ? chunk_rows : share(chunk_rows.size(), team));
-      meet();
-      x = {gathered, call.I};
-    }
-    for_each_tile<Real>(chunk_rows, panels, x_vectors(), [&](const Tile& tile) {
-      accumulate<Real>(x_vectors(), tile.rows, tile.panels, xg_tile(tile, 0).vectors_from(Cell::x_first), x, tile.row,
-                       x_panels(tile));
+    const Rows x = x_operand(chunk, s, chunk_rows);
+    for_each_tile<Weight>(chunk_rows, panels, weights.x.N, [&](const Tile& tile) {
+      accumulate<Real>(weights.x.N, tile.rows, tile.panels, xg_tile(tile, 0).vectors_from(Cell::x_first), x, tile.row,
+                       weights.x.panels(panels, tile));
     });
   }
 
-  int x_vectors() const { return Cell::x_count * weights.blocks; }
-  int h_vectors() const { return Cell::h_count * weights.blocks; }
-  Panels<Real> x_panels(const Tile& tile) const { return panels_at(weights.x, call.I, x_vectors(), panels, tile); }
-  Panels<Real> h_panels(const Tile& tile) const { return panels_at(weights.h, H, h_vectors(), panels, tile); }
+  Rows x_operand(Range chunk, int64_t s, Range chunk_rows) const {
+    if constexpr (!Matrix::rounds) {
+      if (reads_x_in_place())
+        return {row_or_null<Real>(call.x, schedule.B * chunk.begin, call.x_stride), call.x_stride};
+    }
+    for_each_row(
+        chunk, s, call.split_batch ? chunk_rows : share(chunk_rows.size(), team),
+        [&](int64_t row, int64_t user, int64_t) { gathered.set(row, row_or_null<Real>(call.x, user, call.x_stride)); });
+    meet();
+    return gathered.from(0);
+  }
 
-  void gather(Range chunk, int64_t s, Range own) const {
-    for_each_row(chunk, s, own, [&](int64_t row, int64_t user, int64_t) {
-      const Real* from = row_or_null<Real>(call.x, user, call.x_stride);
-      for (int64_t i = 0; i < call.I; ++i) gathered[row * call.I + i] = from[i];
-    });
+  // A state as a product's left operand. Each member rounds all that it reads: that takes less than to meet once more.
+  Rows state_operand(const Real* state, Range active) const {
+    if constexpr (Matrix::rounds) {
+      const int64_t first = call.split_batch ? 0 : team.rank * schedule.B;
+      for (int64_t j = active.begin; j < active.end; ++j) rounded.set(first + j, state + j * stride());
+      return rounded.from(first);
+    } else {
+      return {state, stride()};
+    }
   }
 
   // Calls body(row of the chunk, user's row, sequence) for rows of the chunk, of which the first lies in step s or later.
@@ -230,8 +273,7 @@ class ForwardLayer {
       V value = V::load(bias(panel) + at * lanes);
       if (bias_per_sequence())
         value = weights.sum_biases(row_or_null<Real>(w.b_ih, b, Cell::gates * H), w.b_hh, panel, at);
-      if (call.ids && PackedLayer<Real, Cell>::in_x(weights.slot(at)))
-        value = value + column(call.ids[user], panel, at);
+      if (call.ids && Packed::in_x(weights.slot(at))) value = value + column(call.ids[user], panel, at);
       value.store(to + at * lanes);
     }
   }
@@ -240,10 +282,7 @@ class ForwardLayer {
   const Real* bias(int64_t panel) const { return weights.bias + panel * row_size(); }
 
   V column(int64_t id, int64_t panel, int at) const {
-    if (call.packed) {
-      const int64_t vector = at - Cell::x_first;
-      return V::load(weights.x + panel * weights.x_panel() + (id * Cell::x_count * weights.blocks + vector) * lanes);
-    }
+    if (call.packed) return weights.x.row(panel, id, at - Cell::x_first);
     const Weights& w = call.io.weights;
     const int64_t unit = weights.unit(panel, at);
     const int valid = weights.valid(unit);
@@ -259,24 +298,26 @@ class ForwardLayer {
     if (call.fused) return fused_step(s);
     const int64_t first = schedule.first_row[s] - schedule.first_row[chunk.begin];
     const Range active{rows.begin, smaller(rows.end, schedule.active[s])};
+    const Rows h_prev = state_operand(h[s % 2], active);
     const auto before = [&](const Tile& tile, int) { prefetch_outputs(s, tile); };
     const auto equations = [&](const Tile& tile, int) { finish(xg_tile(tile, first), s, tile); };
-    for_each_tile<Real>(
-        active, panels, h_vectors(), before,
+    for_each_tile<Weight>(
+        active, panels, weights.h.N, before,
         [&](const Tile& tile, int) {
-          accumulate<Real>(h_vectors(), tile.rows, tile.panels, xg_tile(tile, first).vectors_from(Cell::h_first),
-                           {h[s % 2], stride()}, tile.row, h_panels(tile));
+          accumulate<Real>(weights.h.N, tile.rows, tile.panels, xg_tile(tile, first).vectors_from(Cell::h_first),
+                           h_prev, tile.row, weights.h.panels(panels, tile));
         },
         [&](const Tile& tile, int slot) {
           Cell::reset_before ? reset(xg_tile(tile, first), s, tile) : equations(tile, slot);
         });
     meet();
     if constexpr (Cell::reset_before) {
-      for_each_tile<Real>(
+      const Rows reset_prev = state_operand(reset_h, active);
+      for_each_tile<Weight>(
           active, panels, 1, [](const Tile&, int) {},
           [&](const Tile& tile, int) {
-            accumulate<Real>(1, tile.rows, tile.panels, xg_tile(tile, first).vectors_from(Cell::N), {reset_h, stride()},
-                             tile.row, panels_at(weights.n, H, 1, panels, tile));
+            accumulate<Real>(1, tile.rows, tile.panels, xg_tile(tile, first).vectors_from(Cell::N), reset_prev,
+                             tile.row, weights.n.panels(panels, tile));
           },
           equations);
       meet();
@@ -298,12 +339,12 @@ class ForwardLayer {
           rows, panels, Cell::slots * n, [&](const Tile& tile, int) { prefetch_outputs(s, tile); },
           [&](const Tile& tile, int slot) {
             accumulate_two<Real, Cell::slots * n, Cell::x_first * n, Cell::x_count * n, Cell::h_first * n,
-                           Cell::h_count * n>(tile.rows, sums(tile, slot), x, x_panels(tile), h_prev, h_panels(tile),
-                                              tile.row);
+                           Cell::h_count * n>(tile.rows, sums(tile, slot), x, weights.x.panels(panels, tile), h_prev,
+                                              weights.h.panels(panels, tile), tile.row);
           },
           [&](const Tile& tile, int slot) { finish(sums(tile, slot), s, tile); }, false);
     };
-    if constexpr (!Cell::reset_before) with_constant<Cell::slots == 1 ? 2 : 1>(weights.blocks, run);
+    if constexpr (!Cell::reset_before && !Matrix::rounds) with_constant<Cell::slots == 1 ? 2 : 1>(weights.blocks, run);
     meet();
   }
 
@@ -415,13 +456,14 @@ class ForwardLayer {
   const Schedule& schedule;
   const int64_t H;
   Arena arena;
-  const PackedLayer<Real, Cell> weights;
-  int64_t capacity;  // rows of a chunk, at most
-  Real* xg;          // [panels][capacity][vectors][lanes]
-  Real* gathered;    // [capacity][I]: rows of x in the order of work, where the user's order differs
-  Real* h[2];        // [B][stride]: read by one step and written by it, in turns
-  Real* c;           // [B][stride]
-  Real* reset_h;     // [B][stride]: r*h_prev
+  const Packed weights;
+  const int64_t capacity;                  // rows of a chunk, at most
+  Real* const xg;                          // [panels][capacity][vectors][lanes]
+  const typename Matrix::Copies gathered;  // [capacity][I]: rows of x, where the user's cannot be read in place
+  const typename Matrix::Copies rounded;   // [a member each][B][H]: rows of a state
+  Real* h[2];                              // [B][stride]: read by one step and written by it, in turns
+  Real* c;                                 // [B][stride]
+  Real* reset_h;                           // [B][stride]: r*h_prev
   Team team{};
   Range panels{}, rows{};
 };

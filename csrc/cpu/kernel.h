@@ -31,6 +31,7 @@ struct LayerForwardCall {
   const void* packed;  // as written by pack; null: pack io.weights first
   void* y;
   int64_t y_stride;
+  int threads;              // of the team, at most
   bool split_batch, fused;  // Plan; fused only where LayerWork is fusible
   char* scratch;            // forward_scratch() bytes, aligned to a cache line
 };
@@ -72,7 +73,8 @@ struct HeadKernel {
 struct KernelSet {
   Isa isa;
   Dtype dtype;
-  const LayerKernel* layers;  // one per cell, in the order of Cell
+  const LayerKernel* layers;       // one per cell, in the order of Cell
+  const LayerKernel* int8_layers;  // forward alone, of weights packed as int8; null for f64
   HeadKernel<LinearArgs> linear_forward;
   HeadKernel<LinearBackwardArgs> linear_backward;
   HeadKernel<CrossEntropyArgs> cross_entropy_forward;

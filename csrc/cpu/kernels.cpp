@@ -4,6 +4,7 @@
 #include "backward.h"
 #include "forward.h"
 #include "heads.h"
+#include "int8.h"
 
 #include "../core/cells/gru.h"
 #include "../core/cells/lstm.h"
@@ -14,16 +15,16 @@ namespace {
 
 using Real = RNNKERNELS_REAL;
 
-template <class Cell>
+template <class Layer>
 size_t forward_scratch(const LayerForwardCall& call) {
   LayerForwardCall counted = call;
   counted.scratch = nullptr;
-  return ForwardLayer<Real, Cell>(counted).scratch_size();
+  return Layer(counted).scratch_size();
 }
 
-template <class Cell>
+template <class Layer>
 void forward(const LayerForwardCall& call, const Team& team) {
-  ForwardLayer<Real, Cell>(call).run(team);
+  Layer(call).run(team);
 }
 
 template <class Cell>
@@ -38,17 +39,17 @@ void backward(const LayerBackwardCall& call, const Team& team) {
   BackwardLayer<Real, Cell>(call).run(team);
 }
 
-template <class Cell>
+template <class Layer>
 size_t packed_bytes(int64_t I, int64_t H) {
   Arena arena{nullptr};
-  PackedLayer<Real, Cell>(I, H, arena);
+  typename Layer::Packed(I, H, arena);
   return arena.used;
 }
 
-template <class Cell>
+template <class Layer>
 void pack(const Weights& weights, int64_t I, int64_t H, void* packed, const Team& team) {
   Arena arena{static_cast<char*>(packed)};
-  const PackedLayer<Real, Cell> layer(I, H, arena);
+  const typename Layer::Packed layer(I, H, arena);
   layer.pack(weights, share(layer.panels, team), true);
 }
 
@@ -58,16 +59,42 @@ void pack(const Weights& weights, int64_t I, int64_t H, void* packed, const Team
   {RNNKERNELS_NAME(name##_forward, RNNKERNELS_DTYPE, RNNKERNELS_ISA),  \
    RNNKERNELS_NAME(name##_backward, RNNKERNELS_DTYPE, RNNKERNELS_ISA), \
    Cell::name,                                                         \
-   forward_scratch<Type>,                                              \
-   forward<Type>,                                                      \
+   forward_scratch<ForwardLayer<Real, Type>>,                          \
+   forward<ForwardLayer<Real, Type>>,                                  \
    backward_scratch<Type>,                                             \
    backward<Type>,                                                     \
-   packed_bytes<Type>,                                                 \
-   pack<Type>},
+   packed_bytes<ForwardLayer<Real, Type>>,                             \
+   pack<ForwardLayer<Real, Type>>},
 const cpu::LayerKernel layers[] = {
 #include "../core/cells.inc"
 };
 #undef RNNKERNELS_CELL
+
+// The same on weights of 8 bits, for inference.
+#define RNNKERNELS_CELL(name, Type)                                        \
+  {RNNKERNELS_NAME(name##_int8_forward, RNNKERNELS_DTYPE, RNNKERNELS_ISA), \
+   nullptr,                                                                \
+   Cell::name,                                                             \
+   forward_scratch<ForwardLayer<R, Type, Int8Matrix>>,                     \
+   forward<ForwardLayer<R, Type, Int8Matrix>>,                             \
+   nullptr,                                                                \
+   nullptr,                                                                \
+   packed_bytes<ForwardLayer<R, Type, Int8Matrix>>,                        \
+   pack<ForwardLayer<R, Type, Int8Matrix>>},
+template <class R>
+const cpu::LayerKernel int8_layers[] = {
+#include "../core/cells.inc"
+};
+#undef RNNKERNELS_CELL
+
+template <class R>
+constexpr const cpu::LayerKernel* int8_layers_or_null() {
+  if constexpr (sizeof(R) == sizeof(float)) {
+    return int8_layers<R>;
+  } else {
+    return nullptr;
+  }
+}
 
 template <class Head>
 constexpr cpu::HeadKernel<typename Head::Args> head(const char* name) {
@@ -79,6 +106,7 @@ const cpu::KernelSet set = {
     Isa::RNNKERNELS_ISA,
     Dtype::RNNKERNELS_DTYPE,
     layers,
+    int8_layers_or_null<Real>(),
     RNNKERNELS_HEAD(linear_forward, LinearForward),
     RNNKERNELS_HEAD(linear_backward, LinearBackward),
     RNNKERNELS_HEAD(cross_entropy_forward, CrossEntropyForward),

@@ -17,6 +17,7 @@ namespace rnnkernels {
 
 struct PackedStack {
   Isa isa;
+  bool int8;
   std::vector<cpu::Scratch> layer;  // [L*D]
 };
 
@@ -73,18 +74,24 @@ bool reversed(const Problem& problem, int direction) {
   return problem.directions == 2 ? direction == 1 : problem.reverse;
 }
 
-// passes: 1 forward; backward computes about three times as much.
-Plan plan_of(const Problem& problem, const Order& order, int layer, int passes, bool fusible, int max_threads) {
+// What a plan must know of a pass.
+struct Pass {
+  double cost;  // in forwards; backward is about three
+  bool fusible;
+  size_t weight_size;  // bytes
+};
+
+Plan plan_of(const Problem& problem, const Order& order, int layer, const Pass& pass, int max_threads) {
   const bool dense = layer > 0 || !problem.ids;
   const double gate_rows = static_cast<double>(traits(problem.cell).gates * problem.H);
   const double columns = static_cast<double>((dense ? input_size(problem, layer) : 0) + problem.H);
   const double recurrent_flops = 2 * gate_rows * static_cast<double>(problem.H);
   constexpr int64_t widest_panel = 32;  // units
-  return plan_layer({order.steps() > 0 ? recurrent_flops * order.rows() / order.steps() : 0,
-                     2 * passes * gate_rows * columns * order.rows(),
-                     gate_rows * columns * static_cast<double>(size_of(problem.dtype)), problem.B,
-                     (problem.H + widest_panel - 1) / widest_panel, fusible},
-                    max_threads, static_cast<double>(l2_bytes()));
+  return plan_layer(
+      {order.steps() > 0 ? recurrent_flops * order.rows() / order.steps() : 0,
+       2 * pass.cost * gate_rows * columns * order.rows(), gate_rows * columns * static_cast<double>(pass.weight_size),
+       problem.B, (problem.H + widest_panel - 1) / widest_panel, pass.fusible},
+      max_threads, static_cast<double>(l2_bytes()));
 }
 
 // A layer's calls, one a direction, each with its scratch; run() gives each direction half of the threads.
@@ -124,10 +131,11 @@ struct LayerRun {
 };
 
 // For each direction; both run at once when there are threads for it, and each is planned for half of them.
-Plan plan_directions(const Problem& problem, const Order& order, int layer, int passes, bool fusible, int max_threads) {
-  if (problem.directions == 1) return plan_of(problem, order, layer, passes, fusible, max_threads);
-  Plan plan = plan_of(problem, order, layer, passes, fusible, std::max(1, max_threads / 2));
-  const bool worth_two = max_threads > 1 && plan_of(problem, order, layer, 2 * passes, fusible, 2).threads > 1;
+Plan plan_directions(const Problem& problem, const Order& order, int layer, const Pass& pass, int max_threads) {
+  if (problem.directions == 1) return plan_of(problem, order, layer, pass, max_threads);
+  Plan plan = plan_of(problem, order, layer, pass, std::max(1, max_threads / 2));
+  const Pass both{2 * pass.cost, pass.fusible, pass.weight_size};
+  const bool worth_two = max_threads > 1 && plan_of(problem, order, layer, both, 2).threads > 1;
   plan.threads = worth_two ? 2 * plan.threads : 1;
   if (plan.threads == 2) plan.why = "each has a direction";
   return plan;
@@ -169,6 +177,12 @@ void drop(const Problem& problem, void* y, int layer) {
   }
 }
 
+// The kernels of a pack, which stay those it was made for, or of a call without one.
+const LayerKernel& layer_kernel(const Problem& problem, Isa isa, bool int8) {
+  const KernelSet& set = kernel_set(isa, problem.dtype);
+  return (int8 ? set.int8_layers : set.layers)[static_cast<int>(problem.cell)];
+}
+
 template <class Real>
 void add(Real* sum, const Real* term, int64_t n) {
   for (int64_t i = 0; i < n; ++i) sum[i] += term[i];
@@ -178,14 +192,14 @@ void add(Real* sum, const Real* term, int64_t n) {
 
 void forward(const ForwardArgs& args, const Execution& execution) {
   const Problem& p = args.problem;
-  const LayerKernel& kernel =
-      kernel_set(args.packed ? args.packed->isa : execution.isa, p.dtype).layers[static_cast<int>(p.cell)];
+  const bool int8 = args.packed && args.packed->int8;
+  const LayerKernel& kernel = layer_kernel(p, args.packed ? args.packed->isa : execution.isa, int8);
   const Order order(p);
   for (int l = 0; l < p.layers; ++l) {
     LayerRun<LayerForwardCall> layer{kernel.forward, {}, {}};
-    const bool fusible = (l || !p.ids) && !p.lengths && p.cell != Cell::gru_reset_before &&
+    const bool fusible = !int8 && (l || !p.ids) && !p.lengths && p.cell != Cell::gru_reset_before &&
                          (args.packed || !args.layer[l * p.directions].weights.b_ih_per_sequence);
-    const Plan plan = plan_directions(p, order, l, 1, fusible, execution.num_threads);
+    const Plan plan = plan_directions(p, order, l, {1, fusible, int8 ? 1 : size_of(p.dtype)}, execution.num_threads);
     for (int d = 0; d < p.directions; ++d) {
       LayerForwardCall call{};
       call.I = input_size(p, l);
@@ -198,6 +212,7 @@ void forward(const ForwardArgs& args, const Execution& execution) {
       call.packed = args.packed ? args.packed->layer[static_cast<size_t>(l * p.directions + d)].data : nullptr;
       call.y = offset(args.y[l], d * p.H, p.dtype);
       call.y_stride = p.directions * p.H;
+      call.threads = plan.threads;
       call.split_batch = plan.split_batch;
       call.fused = plan.fused;
       layer.add(call, kernel.forward_scratch(call));
@@ -210,7 +225,7 @@ void forward(const ForwardArgs& args, const Execution& execution) {
 
 void backward(const BackwardArgs& args, const Execution& execution) {
   const Problem& p = args.problem;
-  const LayerKernel& kernel = kernel_set(execution.isa, p.dtype).layers[static_cast<int>(p.cell)];
+  const LayerKernel& kernel = layer_kernel(p, execution.isa, false);
   const Order order(p);
   std::unique_ptr<Scratch> dy, dy_below;  // gradients of this layer's output and of that of the layer below
   for (int l = p.layers - 1; l >= 0; --l) {
@@ -222,7 +237,7 @@ void backward(const BackwardArgs& args, const Execution& execution) {
     void* dx = l ? dy_below->data : args.dx;
     Scratch second_dx(dx && p.directions == 2 ? dx_bytes : 0);
     LayerRun<LayerBackwardCall> layer{kernel.backward, {}, {}};
-    const Plan plan = plan_directions(p, order, l, 3, false, execution.num_threads);
+    const Plan plan = plan_directions(p, order, l, {3, false, size_of(p.dtype)}, execution.num_threads);
     for (int d = 0; d < p.directions; ++d) {
       LayerBackwardCall call{};
       call.I = I;
@@ -250,10 +265,11 @@ void backward(const BackwardArgs& args, const Execution& execution) {
   }
 }
 
-PackedStack* pack_stack(const Problem& problem, const Weights* weights, const Execution& execution) {
-  const LayerKernel& kernel = kernel_set(execution.isa, problem.dtype).layers[static_cast<int>(problem.cell)];
+PackedStack* pack_stack(const Problem& problem, const Weights* weights, bool int8, const Execution& execution) {
+  const LayerKernel& kernel = layer_kernel(problem, execution.isa, int8);
   auto packed = std::make_unique<PackedStack>();
   packed->isa = execution.isa;
+  packed->int8 = int8;
   for (int l = 0; l < problem.layers; ++l) {
     for (int d = 0; d < problem.directions; ++d) {
       const int64_t I = input_size(problem, l);

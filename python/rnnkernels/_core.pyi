@@ -68,9 +68,9 @@ def backward(
 
 @final
 class Packed:
-    """The weights of a stack, packed for one ISA."""
+    """The weights of a stack, packed for one ISA, as they are or as int8."""
 
-    def __init__(self, kind: Any, params: Any, execution: Execution, /) -> None: ...
+    def __init__(self, kind: Any, params: Any, weight_dtype: Any, execution: Execution, /) -> None: ...
     def run(
         self, x: Any, h0: Any, c0: Any, lengths: Any, step: bool, execution: Execution, /
     ) -> tuple[_Array, _Array, _Array | None]: ...

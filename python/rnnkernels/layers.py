@@ -236,9 +236,23 @@ class Recurrent:
         for name, array in arrays.items():
             own[name][...] = array
 
-    def pack(self) -> Packed:
-        """An inference object on a copy of the weights as they are now, laid out once for the kernels."""
-        packed = functional.pack(self.kind, self._params())
+    def pack(self, weight_dtype: str | None = None) -> Packed:
+        """An inference object on a copy of the weights as they are now, laid out once for the kernels.
+
+        Parameters
+        ----------
+        weight_dtype
+            None keeps the weights as they are; "int8", for a float32 layer, rounds them and what they
+            multiply to 8 bits: a quarter of the memory, faster, within 3 % of the largest magnitude
+            (``rnnkernels.pack``).
+
+        Raises
+        ------
+        ValueError
+            For another weight_dtype, "int8" of a float64 layer, or weights that int8 cannot hold (NaN,
+            infinity, more than 133144 columns).
+        """
+        packed = functional.pack(self.kind, self._params(), weight_dtype)
         return Packed(packed, self.input_size, self.dtype, self.batch_first)
 
     def _flat_names(self) -> list[str | None]:
@@ -424,7 +438,7 @@ class Packed:
     def forward(
         self, x: Array, hx: State | None = None, *, lengths: Lengths | None = None
     ) -> tuple[Array, State]:
-        """The same (y, hx) as calling the layer; arguments and errors as there."""
+        """The same (y, hx) as calling the layer, with int8 nearly; arguments and errors as there."""
         _check_input(x, self._input_size, self._dtype)
         y, hx = self._packed.forward(_swapped(x) if self._batch_first else x, hx, lengths=lengths)
         return _swapped(y) if self._batch_first else y, hx

@@ -3,6 +3,8 @@
 
 #include <arm_neon.h>
 
+#include <cstdint>
+
 #include "../../core/namespace.h"
 
 RNNKERNELS_BEGIN_NAMESPACE
@@ -110,6 +112,40 @@ struct Vec<double> {
   friend Vec zero_where_not_positive(Vec x, Vec a) {
     return vreinterpretq_f64_u64(vbicq_u64(vreinterpretq_u64_f64(a.v), vclezq_f64(x.v)));
   }
+};
+
+// Weights of 8 bits, a group of neighbours of their row in each lane of floats, and their sums of products (int8.h).
+template <>
+struct Vec<int8_t> {
+  static constexpr int lanes = 4;
+  static constexpr int group = 2;
+  static constexpr int accumulators = 20;
+
+  int16x8_t v;
+  Vec(int16x8_t x) : v(x) {}
+
+  static Vec load(const int8_t* p) { return vmovl_s8(vld1_s8(p)); }
+  static Vec broadcast(const int16_t* p) {  // one group to all lanes
+    int32_t both;
+    __builtin_memcpy(&both, p, sizeof both);
+    return vreinterpretq_s16_s32(vdupq_n_s32(both));
+  }
+};
+
+template <>
+struct Vec<int32_t> {
+  static constexpr int lanes = 4;
+
+  int32x4_t v;
+  Vec() = default;
+  Vec(int32x4_t x) : v(x) {}
+  explicit Vec(int x) : v(vdupq_n_s32(x)) {}
+
+  friend Vec add_products(Vec sum, Vec<int8_t> a, Vec<int8_t> b) {
+    const int32x4_t low = vmull_s16(vget_low_s16(a.v), vget_low_s16(b.v)), high = vmull_high_s16(a.v, b.v);
+    return vaddq_s32(sum.v, vpaddq_s32(low, high));
+  }
+  Vec<float> to_float() const { return vcvtq_f32_s32(v); }
 };
 
 RNNKERNELS_END_NAMESPACE

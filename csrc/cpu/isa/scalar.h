@@ -66,4 +66,32 @@ struct Vec {
   friend Vec zero_where_not_positive(Vec x, Vec a) { return x.v <= 0 ? Vec(0) : a; }
 };
 
+// A group of neighbouring weights of 8 bits, and sums of products of such groups (int8.h).
+template <>
+struct Vec<int8_t> {
+  static constexpr int lanes = 1;
+  static constexpr int group = 2;
+  static constexpr int accumulators = 12;
+
+  int32_t v[group];
+  Vec(int first, int second) : v{first, second} {}
+
+  static Vec load(const int8_t* p) { return {p[0], p[1]}; }
+  static Vec broadcast(const int16_t* p) { return {p[0], p[1]}; }
+};
+
+template <>
+struct Vec<int32_t> {
+  static constexpr int lanes = 1;
+
+  int32_t v;
+  Vec() = default;
+  explicit Vec(int x) : v(x) {}
+
+  friend Vec add_products(Vec sum, Vec<int8_t> a, Vec<int8_t> b) {
+    return Vec(sum.v + a.v[0] * b.v[0] + a.v[1] * b.v[1]);
+  }
+  Vec<float> to_float() const { return Vec<float>(static_cast<float>(v)); }
+};
+
 RNNKERNELS_END_NAMESPACE

@@ -190,6 +190,8 @@ def _families(dtype: str) -> Iterator[tuple[str, Iterator[Case]]]:
         yield f"stack_{kind}", _stack_cases(kind, dtype)
     for kind in CELL_KINDS:
         yield f"pack_{kind}", _pack_cases(kind, dtype)
+    for kind in CELL_KINDS if dtype == "float32" else ():
+        yield f"pack_int8_{kind}", _int8_cases(kind, dtype)
 
 
 def _cell_cases(kind: str, dtype: str) -> Iterator[Case]:
@@ -302,6 +304,26 @@ def _pack_cases(kind: str, dtype: str) -> Iterator[Case]:
             "hx": draw.state(kind, 2, B, H),
         }
         yield Case(f"T={T} B={B} I={I} H={H}, 2 layers", arguments, compute)
+
+
+def _int8_cases(kind: str, dtype: str) -> Iterator[Case]:
+    """Single steps: in later ones a rounding error may decide to which integer a state is rounded."""
+
+    def compute(ops: ModuleType, a: dict[str, Any]) -> Results:
+        if ops is reference:
+            y, hx, _ = ops.int8_stack(kind, a["x"], a["params"], a["hx"])
+        else:
+            y, hx = ops.pack(kind, a["params"], "int8").forward(a["x"], a["hx"])
+        return {"forward": {"y": y} | _states("", hx)}
+
+    for seed, (_, B, I, H) in enumerate(SIZES):
+        draw = _Draw(dtype, H, seed)
+        arguments = {
+            "x": draw.rng.integers(I, size=(1, B)) if seed % 2 else draw.normal(1, B, I),
+            "params": draw.params(kind, I, H, layers=1, directions=2),
+            "hx": draw.state(kind, 2, B, H),
+        }
+        yield Case(f"T=1 B={B} I={I} H={H}, 2 directions", arguments, compute)
 
 
 class _Draw:

@@ -13,6 +13,7 @@ from .heads import (
     softmax_cross_entropy_backward,
     softmax_cross_entropy_forward,
 )
+from .int8 import int8_stack, round_to_int8
 from .lstm import lstm_backward, lstm_forward
 from .philox import dropout_mask, philox4x32
 from .rnn import rnn_backward, rnn_forward
@@ -22,6 +23,7 @@ __all__ = [
     "dropout_mask",
     "gru_backward",
     "gru_forward",
+    "int8_stack",
     "linear_backward",
     "linear_cross_entropy_backward",
     "linear_cross_entropy_forward",
@@ -29,6 +31,7 @@ __all__ = [
     "lstm_backward",
     "lstm_forward",
     "philox4x32",
+    "round_to_int8",
     "rnn_backward",
     "rnn_forward",
     "softmax_cross_entropy_backward",

@@ -1,0 +1,204 @@
+// Weights of 8 bits for inference: Int8Matrix is to ForwardLayer what RealMatrix is, with rows of float32.
+//
+// Each row of a matrix, and each row of x or of a state when it is multiplied, is rounded to integers of at most 127 in
+// magnitude and one float, its step. Dot products of the integers are exact, so no order of summation matters; step times step
+// times dot product is added to what the slot holds in one fma. A row of x or of a state that is not finite has the step
+// NaN: it makes its own sequence NaN and no other (docs/accuracy.md; in NumPy reference/int8.py).
+#pragma once
+
+#include "layer.h"
+
+RNNKERNELS_BEGIN_NAMESPACE
+
+// What a row is rounded by: q = rint(x * inverse) stands for q * size. Both are 0 for a row of (almost) zeros.
+struct Step {
+  float size, inverse;
+};
+
+inline int32_t bits_of(float x) {
+  int32_t bits;
+  __builtin_memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+
+// The bits of magnitudes are in the order of the magnitudes, with infinity and then NaN above all.
+inline int32_t magnitude_bits(float x) { return bits_of(x) & 0x7fffffff; }
+
+// Of n elements, `along` apart.
+inline Step step_of(const float* from, int64_t along, int64_t n) {
+  int32_t largest_bits = 0;
+  for (int64_t k = 0; k < n; ++k) {
+    const int32_t bits = magnitude_bits(from[k * along]);
+    largest_bits = bits > largest_bits ? bits : largest_bits;
+  }
+  constexpr int32_t infinity = 0x7f800000;
+  constexpr float most = 127, negligible = 0x1p-100f;  // below, `inverse` might overflow
+  float largest;
+  __builtin_memcpy(&largest, &largest_bits, sizeof largest);
+  if (largest_bits >= infinity) return {__builtin_nanf(""), 0};
+  if (largest < negligible) return {0, 0};
+  return {largest / most, most / largest};
+}
+
+// To nearest, ties to even: added to 1.5 * 2^23, the integer stands in the lowest bits. Unlike a conversion it is defined for
+// every x, and becomes vector code for any ISA.
+inline int16_t to_integer(float x, Step step) { return static_cast<int16_t>(bits_of(x * step.inverse + 12582912.0f)); }
+
+constexpr int64_t round_to_groups(int64_t k) { return round_up(k, Vec<int8_t>::group); }
+
+// Rounded rows, the left operand of a product; they end in zeros up to a whole group.
+struct Int8Rows {
+  int64_t K;
+  int16_t* data;
+  float* step;
+
+  Int8Rows(int64_t rows, int64_t K_, Arena& arena)
+      : K(K_), data(arena.take<int16_t>(rows * stride())), step(arena.take<float>(rows)) {}
+  Int8Rows(int64_t K_, int16_t* data_, float* step_) : K(K_), data(data_), step(step_) {}
+
+  int64_t stride() const { return padded_stride<int16_t>(K); }
+  int16_t* at(int64_t row) const { return data + row * stride(); }
+  Int8Rows from(int64_t row) const { return {K, at(row), step + row}; }
+
+  void set(int64_t row, const float* from) const {
+    int16_t* to = at(row);
+    const Step by = step_of(from, 1, K);
+    step[row] = by.size;
+    if (by.inverse == 0) {
+      for (int64_t k = 0; k < K; ++k) to[k] = 0;
+    } else {
+      for (int64_t k = 0; k < K; ++k) to[k] = to_integer(from[k], by);
+    }
+    for (int64_t k = K; k < round_to_groups(K); ++k) to[k] = 0;
+  }
+};
+
+// The right operand of a tile, and the steps of its vectors: [panel][N][lanes].
+struct Int8Panels {
+  Panels<int8_t> weights;
+  const float* step;
+};
+
+// c += step of the row * steps of the weights * dot products, for a tile of R rows or P panels.
+template <int P, int R, int N>
+void int8_tile(const Sums<float>& c, const Int8Rows& a, int64_t row, const Int8Panels& b) {
+  using V = Vec<float>;
+  using W = Vec<int8_t>;
+  constexpr int line = W::lanes * W::group;
+  Vec<int32_t> dot[P][R][N];
+  RNNKERNELS_UNROLL
+  for (int p = 0; p < P; ++p) {
+    RNNKERNELS_UNROLL
+    for (int r = 0; r < R; ++r) {
+      RNNKERNELS_UNROLL
+      for (int v = 0; v < N; ++v) dot[p][r][v] = Vec<int32_t>(0);
+    }
+  }
+  const int64_t stride = a.stride();
+  const int16_t* left = a.at(row);
+  const int8_t *right = b.weights.data, *ahead = b.weights.ahead;
+  for (int64_t k = 0; k < b.weights.K; k += W::group, left += W::group, right += N * line, ahead += line) {
+    __builtin_prefetch(ahead, 0, 2);  // into L2
+    RNNKERNELS_UNROLL
+    for (int p = 0; p < P; ++p) {
+      RNNKERNELS_UNROLL
+      for (int r = 0; r < R; ++r) {
+        const W x = W::broadcast(left + r * stride);
+        RNNKERNELS_UNROLL
+        for (int v = 0; v < N; ++v)
+          dot[p][r][v] = add_products(dot[p][r][v], x, W::load(right + p * b.weights.stride + v * line));
+      }
+    }
+  }
+  RNNKERNELS_UNROLL
+  for (int p = 0; p < P; ++p) {
+    RNNKERNELS_UNROLL
+    for (int r = 0; r < R; ++r) {
+      float* sums = c.at(p, r);
+      const V of_row(a.step[row + r]);
+      RNNKERNELS_UNROLL
+      for (int v = 0; v < N; ++v) {
+        const V step = of_row * V::load(b.step + (p * N + v) * V::lanes);
+        fma(step, dot[p][r][v].to_float(), V::load(sums + v * V::lanes)).store(sums + v * V::lanes);
+      }
+    }
+  }
+}
+
+template <int N>
+void int8_accumulate(int rows, int panels, const Sums<float>& c, const Int8Rows& a, int64_t row, const Int8Panels& b) {
+  if (panels > 1) {
+    return with_constant<panels_per_row<int8_t>(N)>(panels,
+                                                    [&](auto P) { int8_tile<decltype(P)::value, 1, N>(c, a, row, b); });
+  }
+  with_constant<rows_per_tile<int8_t>(N)>(rows, [&](auto R) { int8_tile<1, decltype(R)::value, N>(c, a, row, b); });
+}
+
+// As accumulate of gemm.h; the sums are in place.
+template <class Real>
+void accumulate(int N, int rows, int panels, const Sums<Real>& c, const Int8Rows& a, int64_t row, const Int8Panels& b) {
+  switch (N) {
+    case 1: return int8_accumulate<1>(rows, panels, c, a, row, b);
+    case 2: return int8_accumulate<2>(rows, panels, c, a, row, b);
+    case 3: return int8_accumulate<3>(rows, panels, c, a, row, b);
+    case 4: return int8_accumulate<4>(rows, panels, c, a, row, b);
+  }
+}
+
+// One matrix of a layer in panels of [k / group][N][lanes][group].
+struct Int8Matrix {
+  using V = Vec<float>;
+  using Weight = int8_t;
+  using Rows = Int8Rows;
+  using Copies = Int8Rows;
+  static constexpr bool rounds = true;
+  static constexpr int group = Vec<int8_t>::group;
+
+  int64_t K;  // of whole groups
+  int N;
+  int8_t* data;
+  float* step;  // [panels][N][lanes]
+
+  Int8Matrix(int64_t K_, int N_, int64_t panels, Arena& arena)
+      : K(round_to_groups(K_)),
+        N(N_),
+        data(arena.take<int8_t>(panels * K * N * V::lanes)),
+        step(arena.take<float>(panels * N * V::lanes)),
+        columns(K_) {}
+
+  // Row k of a panel: of the group that it is in, the products with 1 for k and 0 for the others.
+  V row(int64_t panel, int64_t k, int vector) const {
+    int16_t one_hot[group] = {};
+    one_hot[k % group] = 1;
+    const Vec<int8_t> weights = Vec<int8_t>::load(at(panel, k / group, vector));
+    const Vec<int32_t> q = add_products(Vec<int32_t>(0), Vec<int8_t>::broadcast(one_hot), weights);
+    return q.to_float() * V::load(steps(panel, vector));
+  }
+
+  Int8Panels panels(Range all, const Tile& tile) const {
+    return {panels_at(data, K, N, all, tile), steps(tile.panel, 0)};
+  }
+
+  // Lane l of a vector is the row from[l*across + k*along] for l < count, else 0.
+  void pack(int64_t panel, int vector, const float* from, int64_t across, int64_t along, int64_t count) const {
+    for (int l = 0; l < V::lanes; ++l) {
+      const int64_t filled = l < count ? columns : 0;
+      const Step by = step_of(from + l * across, along, filled);
+      steps(panel, vector)[l] = by.size;
+      for (int64_t k = 0; k < K; ++k) {
+        const float weight = k < filled ? from[l * across + k * along] : 0.0f;
+        at(panel, k / group, vector)[l * group + k % group] = static_cast<int8_t>(to_integer(weight, by));
+      }
+    }
+  }
+
+ private:
+  int64_t columns;
+
+  int8_t* at(int64_t panel, int64_t k_group, int vector) const {
+    return data + ((panel * (K / group) + k_group) * N + vector) * V::lanes * group;
+  }
+  float* steps(int64_t panel, int vector) const { return step + (panel * N + vector) * V::lanes; }
+};
+
+RNNKERNELS_END_NAMESPACE
