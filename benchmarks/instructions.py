@@ -3,9 +3,9 @@
     python benchmarks/instructions.py            compare with instructions.json; 1 if one has grown
     python benchmarks/instructions.py --record   write it, after a change that is meant
 
-Only what runs inside the front door of the CPU backend (csrc/cpu/dispatch.h) counts, so neither Python nor NumPy
-matters.  Callgrind knows no AVX-512, so the AVX2 kernels run, on one thread.  Compilers differ, hence the counts
-belong to one; under another nothing is compared, and that is said.
+Only what runs inside the front door of the CPU backend (csrc/cpu/dispatch.h) counts, so neither Python nor
+NumPy matters.  Callgrind knows no AVX-512, so the AVX2 kernels run, on one thread.  Compilers differ, hence
+the counts belong to one; under another nothing is compared, and that is said.
 """
 
 from __future__ import annotations

@@ -31,7 +31,8 @@ function(rnnkernels_add_cpu_kernels target)
       add_library(${objects} OBJECT "${CMAKE_CURRENT_FUNCTION_LIST_DIR}/../csrc/cpu/kernels.cpp")
       target_compile_definitions(${objects} PRIVATE
         RNNKERNELS_ISA=${isa} RNNKERNELS_REAL=${real} RNNKERNELS_DTYPE=${dtype})
-      target_compile_options(${objects} PRIVATE ${RNNKERNELS_FLAGS_${isa}})
+      # Kernels throw nothing; a reference to the exception handler would be shared across instruction sets.
+      target_compile_options(${objects} PRIVATE ${RNNKERNELS_FLAGS_${isa}} -fno-exceptions)
       target_link_libraries(${objects} PRIVATE rnnkernels_options)
       target_sources(${target} PRIVATE $<TARGET_OBJECTS:${objects}>)
     endforeach()

@@ -16,6 +16,11 @@
 
 RNNKERNELS_BEGIN_NAMESPACE
 
+// A loop rather than a function that takes a lambda, which GCC may leave a call.
+#define RNNKERNELS_EACH \
+  RNNKERNELS_UNROLL     \
+  for (int i = 0; i < n; ++i)
+
 // n vectors as one lane type: a cell applied to several rows at once, so that the latency of one hides that of the others.
 template <class V, int n>
 struct Several {
@@ -25,38 +30,32 @@ struct Several {
   Several() = default;
   template <class T>
   explicit Several(T x) {
-    for_each([&](int i) { v[i] = V(x); });
+    RNNKERNELS_EACH v[i] = V(x);
   }
 
   // Vectors side by side in memory; only the first `last` lanes of the last one are there.
   static RNNKERNELS_INLINE Several load(const Real* p, int last) {
     Several a;
-    for_each([&](int i) { a.v[i] = V::load(p + i * V::lanes, i == n - 1 ? last : V::lanes); });
+    RNNKERNELS_EACH a.v[i] = V::load(p + i * V::lanes, i == n - 1 ? last : V::lanes);
     return a;
   }
   RNNKERNELS_INLINE void store(Real* p, int last) const {
-    for_each([&](int i) { v[i].store(p + i * V::lanes, i == n - 1 ? last : V::lanes); });
-  }
-
-  template <class Body>
-  static RNNKERNELS_INLINE void for_each(const Body& body) {
-    RNNKERNELS_UNROLL
-    for (int i = 0; i < n; ++i) body(i);
+    RNNKERNELS_EACH v[i].store(p + i * V::lanes, i == n - 1 ? last : V::lanes);
   }
 
 #define RNNKERNELS_UNARY(name)                       \
   friend RNNKERNELS_INLINE Several name(Several a) { \
-    for_each([&](int i) { a.v[i] = name(a.v[i]); }); \
+    RNNKERNELS_EACH a.v[i] = name(a.v[i]);           \
     return a;                                        \
   }
 #define RNNKERNELS_BINARY(name)                                 \
   friend RNNKERNELS_INLINE Several name(Several a, Several b) { \
-    for_each([&](int i) { a.v[i] = name(a.v[i], b.v[i]); });    \
+    RNNKERNELS_EACH a.v[i] = name(a.v[i], b.v[i]);              \
     return a;                                                   \
   }
 #define RNNKERNELS_OPERATOR(op)                                        \
   friend RNNKERNELS_INLINE Several operator op(Several a, Several b) { \
-    for_each([&](int i) { a.v[i] = a.v[i] op b.v[i]; });               \
+    RNNKERNELS_EACH a.v[i] = a.v[i] op b.v[i];                         \
     return a;                                                          \
   }
   RNNKERNELS_OPERATOR(+)
@@ -75,9 +74,10 @@ struct Several {
 #undef RNNKERNELS_UNARY
 
   friend RNNKERNELS_INLINE Several fma(Several a, Several b, Several c) {
-    for_each([&](int i) { c.v[i] = fma(a.v[i], b.v[i], c.v[i]); });
+    RNNKERNELS_EACH c.v[i] = fma(a.v[i], b.v[i], c.v[i]);
     return c;
   }
 };
+#undef RNNKERNELS_EACH
 
 RNNKERNELS_END_NAMESPACE
