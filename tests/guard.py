@@ -189,11 +189,12 @@ def check_pack(kind: str, dtype: str, case: CellCase, side: Side) -> None:
     weights = tuple(arguments[name] for name in ("w_ih", "w_hh", "b_ih", "b_hh"))
     x = arguments["x"]  # whose padding is a sequence's too here
     x = guarded(np.maximum(x, 0) if case.ids else np.nan_to_num(x), side)
-    with guarded_results(side):
-        pack = functional.pack(kind, [[weights]])
-        y, _ = pack.forward(x)
-        step, _ = pack.step(guarded(x[0], side))
-    assert step.tobytes() == y[0].tobytes()
+    for weight_dtype in (None, "int8") if dtype == "float32" else (None,):
+        with guarded_results(side):
+            pack = functional.pack(kind, [[weights]], weight_dtype)
+            y, _ = pack.forward(x)
+            step, _ = pack.step(guarded(x[0], side))
+        assert step.tobytes() == y[0].tobytes()
 
 
 def check_head(head: str, dtype: str, case: HeadCase, side: Side) -> None:
