@@ -23,11 +23,11 @@ struct LayerWork {
   bool fusible;         // a dense input in the order of work, and a single product of the state
 };
 
-// Measured on Zen 3 and Zen 4 and rounded: what one core does in a microsecond, a barrier's price, and waking a sleeping worker's.
+// Measured on Zen 4 and rounded: what one core does in a microsecond, a barrier's price, and waking a sleeping worker's.
 constexpr double flops_per_us = 5e4, barrier_us = 0.3, wake_us = 10;
 
 // Rows of a batch that fill tiles well; that hide the reading of weights from L3, as long as those are a few times as large
-// as L2; and that hide it whatever their size.
+// as L2 (measured on Zen 3); and that hide it whatever their size.
 constexpr int64_t rows_that_fill = 16, rows_that_hide_l3 = 24, rows_that_hide_memory = 96;
 constexpr double l2_sizes_near = 4;
 
