@@ -376,7 +376,7 @@ def huge(*shape: int) -> np.ndarray:
 
 
 def test_products_of_sizes_that_do_not_fit() -> None:
-    a = {"x": huge(2**40, 1, 1), "w_ih": huge(4 * 2**20, 1), "w_hh": huge(4 * 2**20, 2**20)}
+    a = {"x": huge(2**50, 1, 1), "w_ih": huge(4 * 2**20, 1), "w_hh": huge(4 * 2**20, 2**20)}
     with pytest.raises((ValueError, MemoryError)):
         rk.lstm_forward(**a)
     ids = np.broadcast_to(np.int64(0), (2**40, 2**18))
