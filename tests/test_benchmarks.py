@@ -23,7 +23,7 @@ from rnnkernels.bench import Quartiles, chart, comparison, floor, grid, report, 
 from rnnkernels.bench.cases import MODES
 from rnnkernels.bench.comparison import Report, Result
 from rnnkernels.bench.grid import CELLS, GRID, Row
-from rnnkernels.bench.libraries import LIBRARIES, OURS, PEERS, Way, load
+from rnnkernels.bench.libraries import LIBRARIES, OURS, OWN_FLOAT32, PEERS, Way, load
 from rnnkernels.testing import Array, as_float64, assert_within_budget
 
 SMALL = Row("small", "group", 5, 3, 4, 6)
@@ -46,14 +46,18 @@ def test_the_grid() -> None:
     assert {row.B for row in GRID if row.group == "latency"} == {1}
     assert {row.H for row in GRID if row.group == "batched"} == {256, 512, 1024, 2048}
     assert {(row.T, row.B, row.I, row.H) for row in GRID if row.group == "charlm"} == {(128, 50, 65, 128)}
-    assert {row.dtype for row in GRID} <= set(workers.TOLERANCES)
+    assert {row.dtype for row in GRID} == set(grid.DTYPES) == set(workers.TOLERANCES)
+    assert {row.mode for row in GRID if row.dtype == "int8"} == {"inference"}
     assert replace(SMALL, dtype="bfloat16").name == "lstm-small-inference-bfloat16"
 
 
 def test_rows_are_selected() -> None:
-    assert grid.select() == list(GRID)
+    assert grid.select(dtypes=grid.DTYPES) == list(GRID)
+    assert {row.dtype for row in grid.select()} == {"float32"}
     names = [row.name for row in grid.select(["lstm-step-*", "gru-tiny-training"], modes=["inference"])]
     assert names == [f"lstm-step-h{H}-inference" for H in (128, 256, 512, 1024)]
+    assert {row.dtype for row in grid.select(["lstm-*"], dtypes=["int8"])} == {"int8"}
+    assert grid.select(["*-int8"]) == []
     assert {row.group for row in grid.select(groups=["tiny"], cells=["rnn"])} == {"tiny"}
     with pytest.raises(ValueError, match=r"rows: expected names like .*, got lstm-step$"):
         grid.select(["lstm-step"])
@@ -106,6 +110,22 @@ def needs(*modules: str) -> Any:
     return pytest.mark.skipif(bool(missing), reason=f"{', '.join(missing)} not installed")
 
 
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_ours_compute_int8(structure: str) -> None:
+    for cell in CELLS:
+        row = replace(STRUCTURES[structure], cell=cell, dtype="int8")
+        assert set(load(OWN_FLOAT32, 1).ways(row)) > set(load(OURS, 1).ways(row)) > set()
+        for library in (OURS, OWN_FLOAT32):
+            worker = workers.Worker(load(library, 1))
+            assert worker.check(row, truth(row)).failures == {}
+    assert load("numpy", 1).ways(replace(SMALL, dtype="int8")) == {}
+    assert load(OWN_FLOAT32, 1).ways(SMALL) == {}
+
+
+#: What quantizes weights, and of which cells.
+INT8 = {"torch": ("lstm", "gru"), "onnxruntime": ("lstm",)}
+
+
 @needs_processes
 @pytest.mark.parametrize(
     ("name", "modes"),
@@ -126,6 +146,11 @@ def test_peers_compute_what_they_should(name: str, modes: Sequence[str]) -> None
             checked = candidate.ask("check", row, truth(row))
             assert checked.failures == {}
             assert bool(checked.ways) == (mode in modes)
+        for cell, mode in itertools.product(CELLS, MODES):
+            row = Row("int8", "group", 6, 5, 32, 64, cell=cell, mode=mode, dtype="int8")
+            checked = candidate.ask("check", row, truth(row))
+            assert checked.failures == {}
+            assert bool(checked.ways) == (mode == "inference" and cell in INT8.get(name, ()))
         assert candidate.ask("check", replace(SMALL, dtype="bfloat16"), None) == ([], {}, None)
     finally:
         candidate.close()
@@ -254,7 +279,7 @@ def test_absent_and_failing_peers_are_named(monkeypatch: pytest.MonkeyPatch) -> 
     assert made.absent["jax"] == "ModuleNotFoundError: No module named 'jax'"
     assert "no-such-compiler" in made.absent["share of the floor"]
     (result,) = made.results
-    assert set(result.seconds) == set(result.ways) == {OURS, "keras", "numpy"}
+    assert set(result.seconds) == set(result.ways) == {OURS, OWN_FLOAT32, "keras", "numpy"}
     assert result.failures == {
         "torch": "RuntimeError: out of luck",
         "openvino wrong": "y differs by 0.001",
@@ -317,6 +342,9 @@ def test_ratios_are_formed_within_a_round(made: Report) -> None:
     assert result.times_as_fast() == {"torch": Quartiles(2.0, 2.0, 3.0), "jax": Quartiles(2.0, 3.0, 3.75)}
     assert result.against_the_best() == Quartiles(1.5, 2.0, 2.0)
     assert result.best() == "jax"
+    own = replace(result, seconds={**result.seconds, OWN_FLOAT32: [1e-5] * 3})
+    assert (own.best(), own.against_the_best()) == (result.best(), result.against_the_best())
+    assert OWN_FLOAT32 in own.times_as_fast()
     alone = replace(result, seconds={OURS: [1.0]}, floor=None)
     assert (alone.share(), alone.best(), alone.against_the_best()) == (None, None, None)
 

@@ -15,7 +15,7 @@ from typing import Any
 from .. import info
 from .floor import Floor
 from .grid import Row
-from .libraries import OURS
+from .libraries import OURS, OWN_FLOAT32
 from .timing import Quartiles, ratios
 from .workers import Candidate, Checked, few_cpus, said
 
@@ -56,14 +56,14 @@ class Result:
         return {name: ratios(times, self.seconds[OURS]) for name, times in self._peers().items()}
 
     def against_the_best(self) -> Quartiles | None:
-        """How many times as fast as the fastest peer of each round; None if no peer took part."""
-        rounds = [min(times) for times in zip(*self._peers().values(), strict=True)]
+        """How many times as fast as the fastest other library of each round; None if none took part."""
+        rounds = [min(times) for times in zip(*self._others().values(), strict=True)]
         return ratios(rounds, self.seconds[OURS]) if rounds else None
 
     def best(self) -> str | None:
-        """The peer with the lowest median."""
-        peers = self._peers()
-        return min(peers, key=lambda name: statistics.median(peers[name]), default=None) if peers else None
+        """The other library with the lowest median."""
+        others = self._others()
+        return min(others, key=lambda name: statistics.median(others[name]), default=None)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -84,6 +84,9 @@ class Result:
 
     def _peers(self) -> dict[str, list[float]]:
         return {name: times for name, times in self.seconds.items() if name != OURS}
+
+    def _others(self) -> dict[str, list[float]]:
+        return {name: times for name, times in self._peers().items() if name != OWN_FLOAT32}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The rows of `rnnkernels bench --peers`: every shape, cell and mode, and the numbers that go in.
 
-A library computes the dtypes it can: rows of another one are rows added to `GRID`.
+A library computes the dtypes it can.  "int8" means weights of 8 bits, made before from the float32
+ones, and float32 arrays: inference alone.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from ..testing import CELL_KINDS, Array
 from .cases import MODES
 
 CELLS = {"lstm": "lstm", "gru": "gru", "rnn": "rnn_tanh"}  # here -> the kind that stacks know
+DTYPES = ("float32", "int8")
 THREADS = (1, 2)
 ROUNDS = 5
 
@@ -108,10 +110,10 @@ class Row:
         rows, lengths = self.gates * self.H, self.lengths()
 
         def weight(*shape: int) -> Array:
-            return np.asarray(rng.uniform(-1.0, 1.0, shape) / np.sqrt(self.H), self.dtype)
+            return np.asarray(rng.uniform(-1.0, 1.0, shape) / np.sqrt(self.H), np.float32)
 
-        x = rng.standard_normal((self.T, self.B, self.I)).astype(self.dtype)
-        dy = rng.standard_normal((self.T, self.B, self.directions * self.H)).astype(self.dtype)
+        x = rng.standard_normal((self.T, self.B, self.I)).astype(np.float32)
+        dy = rng.standard_normal((self.T, self.B, self.directions * self.H)).astype(np.float32)
         if lengths is not None:
             padding = np.arange(self.T)[:, None] >= lengths  # (T, B)
             x[padding] = dy[padding] = 0
@@ -146,12 +148,18 @@ SHAPES = (
     Row("ragged", "structure", 50, 64, 256, 256, ragged=True),
 )
 GROUPS = tuple(dict.fromkeys(shape.group for shape in SHAPES))
+INT8_SHAPES = ("step-h512", "stream-h512", "stream-h1024", "batch-h256", "batch-h512")
 GRID = tuple(
     replace(shape, cell=cell, mode=mode)
     for shape in SHAPES
     for cell in CELLS
     for mode in MODES
     if shape.T > 1 or mode == "inference"  # nobody trains on single steps
+) + tuple(
+    replace(shape, cell=cell, dtype="int8")
+    for shape in SHAPES
+    for cell in CELLS
+    if shape.shape in INT8_SHAPES
 )
 
 
@@ -160,8 +168,9 @@ def select(
     groups: Collection[str] = GROUPS,
     cells: Collection[str] = tuple(CELLS),
     modes: Collection[str] = MODES,
+    dtypes: Collection[str] = DTYPES[:1],
 ) -> list[Row]:
-    """The rows of the grid that are of these groups, cells and modes, and match one of the patterns `rows`.
+    """The rows of the grid that are of all these kinds, and match one of the patterns `rows`.
 
     Raises
     ------
@@ -174,6 +183,6 @@ def select(
     return [
         row
         for row in GRID
-        if row.group in groups and row.cell in cells and row.mode in modes
+        if row.group in groups and row.cell in cells and row.mode in modes and row.dtype in dtypes
         if rows is None or any(fnmatchcase(row.name, pattern) for pattern in rows)
     ]

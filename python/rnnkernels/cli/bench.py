@@ -34,6 +34,7 @@ GRID: dict[str, Any] = {
     "groups": grid.GROUPS,
     "cells": tuple(grid.CELLS),
     "modes": cases.MODES,
+    "dtypes": grid.DTYPES[:1],
     "markdown": None,
     "chart": None,
 }
@@ -65,9 +66,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     peers = parser.add_argument_group("against other libraries")
     peers.add_argument("--peers", type=_list_of(_among(PEERS)), metavar="NAMES", help=f"of {','.join(PEERS)}")
     peers.add_argument("--rows", type=_list_of(str), metavar="NAMES", help="such as 'lstm-step-*'")
-    for name, choices in (("groups", grid.GROUPS), ("cells", grid.CELLS), ("modes", cases.MODES)):
+    kinds: dict[str, tuple[str, ...]] = {
+        "groups": grid.GROUPS,
+        "cells": tuple(grid.CELLS),
+        "modes": cases.MODES,
+        "dtypes": grid.DTYPES,
+    }
+    for name, choices in kinds.items():
+        default = " (default: float32)" if name == "dtypes" else ""
         peers.add_argument(
-            f"--{name}", type=_list_of(_among(choices)), metavar="NAMES", help=f"of {','.join(choices)}"
+            f"--{name}",
+            type=_list_of(_among(choices)),
+            metavar="NAMES",
+            help=f"of {','.join(choices)}{default}",
         )
     peers.add_argument("--markdown", type=Path, metavar="FILE", help="write the table to a file, too")
     peers.add_argument(
@@ -150,11 +161,11 @@ def _run_peers(options: argparse.Namespace) -> int:
     if options.chart and not importlib.util.find_spec("matplotlib"):
         raise InputError("--chart: needs matplotlib, which is not installed: pip install 'rnnkernels[plots]'")
     try:
-        rows = grid.select(options.rows, options.groups, options.cells, options.modes)
+        rows = grid.select(options.rows, options.groups, options.cells, options.modes, options.dtypes)
     except ValueError as error:
         raise InputError(f"--{error}") from None
     if not rows:
-        raise InputError("--rows, --groups, --cells, --modes: expected rows in common, got none")
+        raise InputError("--rows, --groups, --cells, --modes, --dtypes: expected rows in common, got none")
 
     def progress(made: Report, line: str) -> None:
         print(line, file=sys.stderr, flush=True)

@@ -10,6 +10,7 @@ import importlib
 from .base import Library, Way
 
 OURS = "rnnkernels"
+OWN_FLOAT32 = "float32"  # a peer, but no other library
 # Name -> module here and class.
 LIBRARIES = {
     OURS: ("ours", "RnnKernels"),
@@ -19,10 +20,11 @@ LIBRARIES = {
     "jax": ("jax", "Jax"),
     "keras": ("keras", "Keras"),
     "numpy": ("ours", "NumPy"),
+    OWN_FLOAT32: ("ours", "Float32"),
 }
 PEERS = tuple(name for name in LIBRARIES if name != OURS)
 
-__all__ = ["LIBRARIES", "OURS", "PEERS", "Library", "Way", "load"]
+__all__ = ["LIBRARIES", "OURS", "OWN_FLOAT32", "PEERS", "Library", "Way", "load"]
 
 
 def load(name: str, threads: int) -> Library:

@@ -1,7 +1,11 @@
-"""rnnkernels: stacks and, for inference, packed ones; and its references in NumPy, which are a peer."""
+"""rnnkernels: stacks and, for inference, packed ones; and its references in NumPy, which are a peer.
+
+Rows of other dtypes have its float32 kernels as another peer.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import chain
 from types import ModuleType
 from typing import Any
@@ -52,10 +56,10 @@ class RnnKernels(NumPy):
     def ways(self, row: Row) -> dict[str, Way]:
         """As the references; for inference on packed weights, too, and single steps as one streams them."""
         ways = super().ways(row)
-        if row.training or not ways:
+        if row.training:
             return ways
         problem = row.problem()
-        packed = functional.pack(row.kind, problem.params)
+        packed = functional.pack(row.kind, problem.params, None if row.dtype == "float32" else row.dtype)
         ways["packed"] = Way(lambda: packed.forward(problem.x, lengths=problem.lengths), _arrays)
         if row.T == 1 and row.directions == 1:
             (x_t,) = problem.x
@@ -63,6 +67,14 @@ class RnnKernels(NumPy):
                 lambda: packed.step(x_t), lambda result: _arrays((result[0][None], result[1]))
             )
         return ways
+
+
+class Float32(RnnKernels):
+    """The float32 kernels, where others are at work."""
+
+    def ways(self, row: Row) -> dict[str, Way]:
+        """Those of the float32 row."""
+        return {} if row.dtype == "float32" else super().ways(replace(row, dtype="float32"))
 
 
 def _arrays(result: Any) -> list[Array]:

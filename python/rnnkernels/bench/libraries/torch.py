@@ -1,10 +1,12 @@
 """PyTorch: nn.LSTM, nn.GRU and nn.RNN, with oneDNN, which is the default, and without; a cell for a step.
 
-Ragged batches are packed sequences, packed and padded within the call, as PyTorch wants them.
+Ragged batches are packed sequences, packed and padded within the call, as PyTorch wants them.  For int8 the
+layer is quantized dynamically, which PyTorch does for LSTM and GRU.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from itertools import chain
 from typing import Any
@@ -29,7 +31,8 @@ class PyTorch:
 
     def ways(self, row: Row) -> dict[str, Way]:
         """The layer with oneDNN and without, and a single step as one call of the cell."""
-        if row.dtype != "float32":
+        int8 = row.dtype == "int8" and row.cell in ("lstm", "gru") and not row.training
+        if not (row.dtype == "float32" or int8):
             return {}
         problem = row.problem()
         layer = LAYERS[row.cell](row.I, row.H, row.layers, bidirectional=row.directions == 2)
@@ -37,6 +40,10 @@ class PyTorch:
         with torch.no_grad():
             for parameter, value in zip(layer.parameters(), flat, strict=True):
                 parameter.copy_(torch.from_numpy(value))
+        if int8:
+            quantized = _quantized(layer)
+            x = torch.from_numpy(problem.x)
+            return {"dynamic": Way(torch.inference_mode()(lambda: quantized(x)), _arrays)}
         x, dy = torch.from_numpy(problem.x), torch.from_numpy(problem.dy)
         x.requires_grad_(row.training)
         lengths = None if problem.lengths is None else torch.from_numpy(problem.lengths)
@@ -66,6 +73,15 @@ class PyTorch:
 
 
 ONEDNN = {"oneDNN": True, "no oneDNN": False}
+
+
+def _quantized(layer: torch.nn.Module) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it moves to another package some day
+        outer = torch.ao.quantization.quantize_dynamic(
+            torch.nn.Sequential(layer), {type(layer)}, dtype=torch.qint8
+        )
+    return outer[0]
 
 
 def _with(onednn: bool, compute: Callable[[], Any]) -> Callable[[], Any]:
