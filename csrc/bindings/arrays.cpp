@@ -73,6 +73,8 @@ PyObject* descr_of(Element element) {
 }
 
 // Numbers come first in both, in the same order.
+static_assert(static_cast<int>(Element::f32) == static_cast<int>(Dtype::f32) &&
+              static_cast<int>(Element::i32) == static_cast<int>(Dtype::f16) + 1);
 Element element_of(Dtype dtype) { return static_cast<Element>(dtype); }
 bool is_real(Element element) { return element < Element::i32; }
 
