@@ -1,5 +1,5 @@
-# rnnkernels_add_cpu_kernels(TARGET): one object library per (instruction set, dtype) from csrc/cpu/kernels.cpp, linked
-# into TARGET.  The instruction sets follow from the processor compiled for; which one runs is decided at run time by
+# rnnkernels_add_cpu_kernels(TARGET): one object library per (instruction set, dtype) from csrc/cpu/kernels.cpp, and one per
+# instruction set from half_kernels.cpp, linked into TARGET.  The instruction sets follow from the processor compiled for; which one runs is decided at run time by
 # csrc/cpu/dispatch.cpp, which learns from RNNKERNELS_HAVE_<ISA> what was built.
 if(CMAKE_OSX_ARCHITECTURES)
   set(RNNKERNELS_PROCESSOR "${CMAKE_OSX_ARCHITECTURES}")
@@ -12,7 +12,7 @@ set(RNNKERNELS_FLAGS_scalar "")
 if(RNNKERNELS_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   list(APPEND RNNKERNELS_ISAS avx2 avx512)
   # csrc/cpu/cpuid.cpp asks for exactly these features.  g++ 12 has no -march=znver4: the flags are named.
-  set(RNNKERNELS_FLAGS_avx2 -mavx2 -mfma -mbmi -mbmi2)
+  set(RNNKERNELS_FLAGS_avx2 -mavx2 -mfma -mf16c -mbmi -mbmi2)
   set(RNNKERNELS_FLAGS_avx512 ${RNNKERNELS_FLAGS_avx2} -mavx512f -mavx512cd -mavx512bw -mavx512dq -mavx512vl
       $<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized>  # g++ 12 warns of its own intrinsics (GCC bug 105593)
       $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
@@ -24,18 +24,23 @@ endif()
 set(RNNKERNELS_DTYPES f32 f64)
 set(RNNKERNELS_REALS float double)
 
+# The kernels of one instruction set from one file, as the object library `objects`; more arguments are definitions.
+function(rnnkernels_add_kernel_objects target objects isa file)
+  add_library(${objects} OBJECT "${CMAKE_CURRENT_FUNCTION_LIST_DIR}/../csrc/cpu/${file}")
+  target_compile_definitions(${objects} PRIVATE RNNKERNELS_ISA=${isa} ${ARGN})
+  # Kernels throw nothing; a reference to the exception handler would be shared across instruction sets.
+  target_compile_options(${objects} PRIVATE ${RNNKERNELS_FLAGS_${isa}} -fno-exceptions)
+  target_link_libraries(${objects} PRIVATE rnnkernels_options)
+  target_sources(${target} PRIVATE $<TARGET_OBJECTS:${objects}>)
+endfunction()
+
 function(rnnkernels_add_cpu_kernels target)
   foreach(isa IN LISTS RNNKERNELS_ISAS)
     foreach(dtype real IN ZIP_LISTS RNNKERNELS_DTYPES RNNKERNELS_REALS)
-      set(objects kernels_${isa}_${dtype})
-      add_library(${objects} OBJECT "${CMAKE_CURRENT_FUNCTION_LIST_DIR}/../csrc/cpu/kernels.cpp")
-      target_compile_definitions(${objects} PRIVATE
-        RNNKERNELS_ISA=${isa} RNNKERNELS_REAL=${real} RNNKERNELS_DTYPE=${dtype})
-      # Kernels throw nothing; a reference to the exception handler would be shared across instruction sets.
-      target_compile_options(${objects} PRIVATE ${RNNKERNELS_FLAGS_${isa}} -fno-exceptions)
-      target_link_libraries(${objects} PRIVATE rnnkernels_options)
-      target_sources(${target} PRIVATE $<TARGET_OBJECTS:${objects}>)
+      rnnkernels_add_kernel_objects(${target} kernels_${isa}_${dtype} ${isa} kernels.cpp
+                                    RNNKERNELS_REAL=${real} RNNKERNELS_DTYPE=${dtype})
     endforeach()
+    rnnkernels_add_kernel_objects(${target} kernels_${isa}_half ${isa} half_kernels.cpp)
     string(TOUPPER ${isa} name)
     target_compile_definitions(${target} PRIVATE RNNKERNELS_HAVE_${name}=1)
   endforeach()

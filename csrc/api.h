@@ -2,7 +2,7 @@
 // Plain data only: no templates, no inline code, so that every translation unit may include it whatever its ISA flags.
 //
 // Sizes: T steps, B sequences, I inputs, H hidden units, G gates of the cell, L layers, D directions (1 or 2).
-// Arrays are C-contiguous and of the call's dtype unless a stride is named. A null pointer means "absent": a zero
+// Arrays are C-contiguous and of the call's dtype unless a stride or a dtype is named. A null pointer means "absent": a zero
 // state, no bias, a gradient nobody asked for. Callers check every shape and range before they call; backends trust it.
 #pragma once
 
@@ -16,7 +16,7 @@ enum class Cell : int {
 #include "core/cells.inc"
 #undef RNNKERNELS_CELL
 };
-enum class Dtype : int { f32, f64 };
+enum class Dtype : int { f32, f64, bf16, f16 };
 enum class Isa : int { scalar, neon, avx2, avx512 };
 
 // What a caller must know of a cell to allocate for it.

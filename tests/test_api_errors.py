@@ -96,19 +96,19 @@ def test_wrong_dtype(cell: str, name: str, dtype: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "dtype", ["float16", ">f4", ">f8", "longdouble", "complex64", "object", "bool", "i2", ">i4"]
+    "dtype", [">f2", ">f4", ">f8", "longdouble", "complex64", "object", "bool", "i2", ">i4"]
 )
 def test_wrong_dtype_of_x(dtype: str) -> None:
     if dtype == "longdouble" and np.dtype(dtype).itemsize == 8:
         pytest.skip("long double is double here")
     x = np.ones((T, B, I)).astype(dtype)
-    text = f"x: expected float32, float64, or token ids of int32 or int64, got {x.dtype}"
+    text = f"x: expected float32, float64, bfloat16, float16, or token ids of int32 or int64, got {x.dtype}"
     refuses(TypeError, text, forward, "lstm", x=x)
 
 
 def test_structured_dtype() -> None:
     x = np.zeros((T, B), [("a", "f4"), ("b", "i8")])
-    text = f"x: expected float32, float64, or token ids of int32 or int64, got {x.dtype}"
+    text = f"x: expected float32, float64, bfloat16, float16, or token ids of int32 or int64, got {x.dtype}"
     refuses(TypeError, text, forward, "lstm", x=x)
 
 
@@ -116,7 +116,7 @@ def test_dtype_follows_w_ih_where_x_is_ids() -> None:
     ids = np.zeros((T, B), np.int64)
     text = "w_hh: expected float64 like w_ih, got float32"
     refuses(TypeError, text, forward, "rnn", x=ids, w_ih=normal(H, I, dtype=np.float64))
-    text = "w_ih: expected float32 or float64, got int64"
+    text = "w_ih: expected float32, float64, bfloat16 or float16, got int64"
     refuses(TypeError, text, forward, "rnn", x=ids, w_ih=np.zeros((H, I), np.int64))
 
 
@@ -815,7 +815,13 @@ def test_linear_arguments() -> None:
     refuses(ValueError, "w: expected (O, I) = (O, 5), got (6, 4)", call, x, normal(6, 4))
     refuses(ValueError, "b: expected (O) = (6,), got (5,)", call, x, w, normal(5))
     refuses(ValueError, "x: expected (..., I), got ()", call, normal(), w)
-    refuses(TypeError, "x: expected float32 or float64, got int64", call, np.zeros((3, I), np.int64), w)
+    refuses(
+        TypeError,
+        "x: expected float32, float64, bfloat16 or float16, got int64",
+        call,
+        np.zeros((3, I), np.int64),
+        w,
+    )
     refuses(TypeError, "w: expected float32 like x, got float64", call, x, w.astype(np.float64))
     refuses(TypeError, "x: expected a NumPy array, got list", call, [1.0], w)
     saved = call(x, w, b).saved

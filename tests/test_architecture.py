@@ -44,6 +44,7 @@ INCLUDES = {
 }
 # What is compiled with instruction set flags may use no library code that the linker could share with other
 # objects: headers of plain declarations alone.
+PER_ISA = ("kernels.cpp", "half_kernels.cpp")  # of csrc/cpu
 PER_ISA_HEADERS = {"cmath", "cstddef", "cstdint", "cstring", "math.h", "immintrin.h", "arm_neon.h"}
 
 
@@ -71,7 +72,7 @@ def test_includes(path: Path) -> None:
 
 
 def test_code_compiled_per_isa_uses_no_shared_library_code() -> None:
-    reached, queue = set(), [CSRC / "cpu" / "kernels.cpp", *(CSRC / "cpu" / "isa").glob("*.h")]
+    reached, queue = set(), [*(CSRC / "cpu" / name for name in PER_ISA), *(CSRC / "cpu" / "isa").glob("*.h")]
     while queue:
         path = queue.pop()
         if path not in reached:
@@ -84,8 +85,9 @@ def test_code_compiled_per_isa_uses_no_shared_library_code() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm")
-@pytest.mark.parametrize(("isa", "flags"), [("avx2", "-mavx2 -mfma -mbmi -mbmi2"), ("scalar", "")])
-def test_no_symbol_of_an_isa_can_replace_another(isa: str, flags: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("isa", "flags"), [("avx2", "-mavx2 -mfma -mf16c -mbmi -mbmi2"), ("scalar", "")])
+@pytest.mark.parametrize("file", PER_ISA)
+def test_no_symbol_of_an_isa_can_replace_another(file: str, isa: str, flags: str, tmp_path: Path) -> None:
     """A weak symbol outside the inline namespace of the ISA could be merged into other objects."""
     if isa == "avx2" and os.uname().machine != "x86_64":
         pytest.skip("AVX2 is of x86-64")
@@ -93,7 +95,7 @@ def test_no_symbol_of_an_isa_can_replace_another(isa: str, flags: str, tmp_path:
     compiler = [os.environ.get("CXX", "g++"), *settings, *flags.split()]
     definitions = ["-I", CSRC, f"-DRNNKERNELS_ISA={isa}", "-DRNNKERNELS_REAL=float", "-DRNNKERNELS_DTYPE=f32"]
     objects = tmp_path / "kernels.o"
-    subprocess.run([*compiler, *definitions, "-c", CSRC / "cpu" / "kernels.cpp", "-o", objects], check=True)
+    subprocess.run([*compiler, *definitions, "-c", CSRC / "cpu" / file, "-o", objects], check=True)
     listing = subprocess.run(["nm", objects], check=True, capture_output=True, text=True).stdout
     weak = [line.split(maxsplit=2)[2] for line in listing.splitlines() if re.match(r"[0-9a-f]+ [WVu] ", line)]
     assert weak

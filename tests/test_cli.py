@@ -284,7 +284,9 @@ def test_check_fails_on_a_wrong_kernel(
 
     def wrong(*args: object, **kwargs: object) -> object:
         grads = gru_backward(*args, **kwargs)
-        return grads._replace(db_hh=None if grads.db_hh is None else grads.db_hh * 1.001)
+        return grads._replace(
+            db_hh=None if grads.db_hh is None else grads.db_hh * grads.db_hh.dtype.type(1.125)
+        )
 
     monkeypatch.setattr(functional, "gru_backward", wrong)
     monkeypatch.setattr("rnnkernels.cli.check.SIZES", ((5, 3, 7, 5), (3, 19, 9, 33)))
@@ -292,7 +294,9 @@ def test_check_fails_on_a_wrong_kernel(
     assert main(["check", "--isa", isa, "--only", "gru"]) == 1
     failed = [line for line in capsys.readouterr().out.splitlines() if "FAILED" in line]
     assert [line.split()[0] for line in failed] == [
-        f"{kind}_backward_{dtype}_{isa}" for dtype in ("f32", "f64") for kind in ("gru", "gru_reset_before")
+        f"{kind}_backward_{dtype}_{isa}"
+        for dtype in ("f32", "f64", "bf16", "f16")
+        for kind in ("gru", "gru_reset_before")
     ]
     assert all("db_hh at T=" in line for line in failed)
 

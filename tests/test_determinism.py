@@ -34,7 +34,7 @@ from kernelcases import (
     thinned,
 )
 from rnnkernels import functional, reference
-from rnnkernels.testing import CELL_KINDS, CellCase, CellProblem, named_arrays
+from rnnkernels.testing import CELL_KINDS, CellCase, CellProblem, dtype_of, named_arrays
 from rnnkernels.types import Array
 
 Bits = dict[str, bytes]
@@ -348,6 +348,28 @@ DIGESTS = {
     "stack of rnn_tanh float64": "f85f6de572c0364d",
     "stack of rnn_relu float64": "e00654eefa911214",
     "linear float64": "743313b50c3cc3bc",
+    "lstm bfloat16": "1045f5e007fbe964",
+    "gru bfloat16": "1f6041828f8bdf40",
+    "gru_reset_before bfloat16": "1c83b85d5a3cecc8",
+    "rnn_tanh bfloat16": "9d1ec08e842ed634",
+    "rnn_relu bfloat16": "0b3d100443ea6ec6",
+    "stack of lstm bfloat16": "afdd09e4819d8b9b",
+    "stack of gru bfloat16": "c5882ddb0759af19",
+    "stack of gru_reset_before bfloat16": "982bd59c6dcd8b8a",
+    "stack of rnn_tanh bfloat16": "feed4d6afbc737b6",
+    "stack of rnn_relu bfloat16": "03eebe14b8875b9f",
+    "linear bfloat16": "36aa33ea3a13c1c8",
+    "lstm float16": "4711e8fad5c0d2d8",
+    "gru float16": "e0a17d279f9eb12f",
+    "gru_reset_before float16": "16c8fa982e7d6419",
+    "rnn_tanh float16": "de2d95f545935ad5",
+    "rnn_relu float16": "fb3b2e1ac7e22ad9",
+    "stack of lstm float16": "c3538eb146fa8797",
+    "stack of gru float16": "5d0e9673a8742866",
+    "stack of gru_reset_before float16": "af2af0196edc57e3",
+    "stack of rnn_tanh float16": "83359f3f85456408",
+    "stack of rnn_relu float16": "c0dba2e211059fa5",
+    "linear float16": "63aefcb21912981c",
 }
 
 
@@ -357,7 +379,7 @@ def drawn(key: int, *shape: int, dtype: str, scale: float = 1.0) -> Array:
     counter = np.zeros((-(-size // 4), 4), np.uint32)
     counter[:, 0] = np.arange(len(counter))
     words = reference.philox4x32(counter, key).reshape(-1)[:size].view(np.int32) >> 9
-    return (words.astype(dtype) * np.dtype(dtype).type(scale * 2.0**-22)).reshape(shape)
+    return (words * (scale * 2.0**-22)).astype(dtype).reshape(shape)
 
 
 def digest(parts: Iterable[bytes]) -> str:
@@ -378,8 +400,8 @@ def digest_of_cell(kind: str, dtype: str) -> str:
     }
     cotangents = {"dy": drawn(6, T, B, H, dtype=dtype)}
     for key, state in enumerate(states(kind)):
-        arguments[f"{state}0"] = drawn(7 + key, B, H, dtype=dtype)
-        cotangents[f"d{state}_n"] = drawn(9 + key, B, H, dtype=dtype)
+        arguments[f"{state}0"] = drawn(7 + key, B, H, dtype=dtype_of(f"{state}0", dtype))
+        cotangents[f"d{state}_n"] = drawn(9 + key, B, H, dtype=dtype_of(f"d{state}_n", dtype))
     bits = run(CellProblem(kind, arguments | CELL_KINDS[kind][1], cotangents))
     return digest(bits.values())
 
@@ -427,7 +449,7 @@ def digests(dtype: str) -> dict[str, str]:
 def test_the_bits_are_the_published_ones(isa: str, dtype: str) -> None:
     with rnnkernels.config(isa=isa):
         found = digests(dtype)
-    published = {name: digest for name, digest in DIGESTS.items() if name.endswith(dtype)}
+    published = {name: digest for name, digest in DIGESTS.items() if name.endswith(f" {dtype}")}
     assert found == published, "\n".join(f'    "{name}": "{digest}",' for name, digest in found.items())
 
 

@@ -99,7 +99,12 @@ def test_bad_constructor_arguments_are_refused_by_name() -> None:
         ((4, 8, 0), {}, ValueError, "num_layers: expected at least 1, got 0"),
         ((4, 8, True), {}, TypeError, "num_layers: expected an integer, got bool"),
         ((4, 8, 2), {"dropout": 1.1}, ValueError, "dropout: expected a rate in"),
-        ((4, 8), {"dtype": np.float16}, TypeError, "dtype: expected float32 or float64, got float16"),
+        (
+            (4, 8),
+            {"dtype": np.int8},
+            TypeError,
+            "dtype: expected float32, float64, bfloat16 or float16, got int8",
+        ),
     ):
         with pytest.raises(error, match=text):
             LSTM(*arguments, **options)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import rnnkernels
-from kernelcases import DTYPES, ISAS, VECTOR_ISAS, thinned
+from kernelcases import FLOATS, ISAS, VECTOR_ISAS, thinned
 from rnnkernels.types import Array, CrossEntropySaved
 
 LANES = 64  # units, so that every lane of a vector computes
@@ -23,7 +23,7 @@ ULP = 4
 WIDER = {"float32": np.float64, "float64": np.longdouble}
 
 each_isa = pytest.mark.parametrize("isa", ISAS)
-each_dtype = pytest.mark.parametrize("dtype", DTYPES)
+each_dtype = pytest.mark.parametrize("dtype", FLOATS)
 
 
 def through_a_cell(

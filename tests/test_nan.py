@@ -8,13 +8,22 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 import rnnkernels
 from kernelcases import DTYPES, ISAS, KINDS, Case, HeadCase, run_head
 from rnnkernels import functional, reference
-from rnnkernels.testing import CellCase, CellProblem, as_float64, assert_within_budget, named_arrays
+from rnnkernels.testing import (
+    CellCase,
+    CellProblem,
+    as_float64,
+    assert_within_budget,
+    budget,
+    named_arrays,
+    relative_error,
+)
 from rnnkernels.types import Array
 
 each_kind = pytest.mark.parametrize("kind", KINDS)
@@ -46,10 +55,15 @@ def healthy(results: dict[str, Array]) -> dict[str, bytes]:
 
 
 def assert_same_places(got: dict[str, Array], want: dict[str, Array], names: set[str]) -> None:
-    """NaN and infinities stand where the reference has them, and what is finite is within its budget."""
+    """NaN and infinities stand where the reference has them, and what is finite is near.
+
+    Near is within the budget, of 16 bits within some of them: saved activations were rounded on the way.
+    """
+    dtype = got["y"].dtype
     for name in names & got.keys():
         kind = "gradient" if name.startswith("d") else "forward"
-        assert_within_budget(got[name], want[name], kind, name=name)
+        limit = budget(dtype, kind) * (4 if dtype.itemsize == 2 else 1)
+        assert relative_error(got[name], want[name]) <= limit, name
 
 
 # -- one sick sequence -------------------------------------------------------------------------------------
@@ -106,8 +120,8 @@ def test_relu_passes_nan(dtype: str, isa: str) -> None:
     with rnnkernels.config(isa=isa):
         result = rnnkernels.rnn_forward(x, one, one * 0, nonlinearity="relu")
         grads = rnnkernels.rnn_backward(np.full((1, 5, 1), 3.0, dtype), result.saved)
-    np.testing.assert_array_equal(result.y.ravel(), [np.nan, 1, 0, np.inf, 0])
-    np.testing.assert_array_equal(grads.dx.ravel(), [3, 3, 0, 3, 0])  # as PyTorch has it
+    np.testing.assert_array_equal(as_float64(result.y.ravel()), [np.nan, 1, 0, np.inf, 0])
+    np.testing.assert_array_equal(as_float64(grads.dx.ravel()), [3, 3, 0, 3, 0])  # as PyTorch has it
 
 
 @each_kind
@@ -130,14 +144,15 @@ def test_of_the_weights(kind: str, isa: str, name: str) -> None:
 def test_gates_saturate(kind: str, dtype: str, isa: str) -> None:
     """Numbers whose products overflow the dtype."""
     problem = CLEAN.problem(kind, dtype)
-    large = np.sqrt(np.finfo(dtype).max).astype(dtype)
+    large = np.sqrt(ml_dtypes.finfo(dtype).max).astype(dtype)
     problem.arguments["x"] *= large * large.dtype.type(2)
     problem.arguments["w_ih"] = np.where(problem.arguments["w_ih"] < 0, -large, large)
     problem.arguments["w_ih"][:, 1:] = 0
     with rnnkernels.config(isa=isa):
         got = named_arrays(problem.forward(functional))
     with np.errstate(all="ignore"):
-        want = named_arrays(problem.forward(reference))
+        in_its_dtype = np.dtype(dtype).itemsize > 2  # 16 bits are widened before anything can overflow
+        want = named_arrays((problem if in_its_dtype else problem.as_float64()).forward(reference))
     assert all(np.isfinite(got[name]).all() for name in ("y", "h_n"))
     assert_same_places(got, want, {"y", "h_n", "c_n"})
 
@@ -265,5 +280,5 @@ def test_logits_that_are_not_finite(dtype: str, isa: str, columns: int) -> None:
         want = reference.softmax_cross_entropy_forward(as_float64(logits), targets, reduction="none")
         want_grads = reference.softmax_cross_entropy_backward(None, want.saved)
     np.testing.assert_array_equal(np.isfinite(want.loss), [True, True, True, False, False, False, False])
-    assert_within_budget(got.loss, want.loss, "forward")
+    assert_within_budget(got.loss, want.loss, "forward", dtype=dtype)
     assert_within_budget(grads.dlogits, want_grads.dlogits, "gradient")

@@ -242,7 +242,7 @@ def test_info() -> None:
     assert "scalar" in facts["isas"]
     assert set(facts["isas"]) <= set(facts["compiled"])
     assert facts["cpu"]
-    assert len(facts["kernels"]) == len(set(facts["kernels"])) == 32 * len(facts["compiled"])
+    assert len(facts["kernels"]) == len(set(facts["kernels"])) == 64 * len(facts["compiled"])
     assert "lstm_forward_f32_scalar" in facts["kernels"]
 
 

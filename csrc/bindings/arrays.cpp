@@ -43,18 +43,45 @@ bool is_integer(py::handle value) {
   return (PyLong_Check(value.ptr()) && !PyBool_Check(value.ptr())) || py::isinstance(value, numpy().integer);
 }
 
-int type_number(Element element) {
+constexpr int half_type_number = 23, first_user_type_number = 256;  // NPY_HALF and NPY_USERDEF, not in pybind11
+
+// The dtype called bfloat16 that was seen first; it lives as long as the process. Guarded by the GIL.
+PyObject* bfloat16 = nullptr;
+
+bool is_bfloat16(const py::array& array) {
+  PyObject* const descr = proxy(array)->descr;
+  if (descr == bfloat16) return true;
+  if (array.itemsize() != 2 || py::detail::array_descriptor_proxy(descr)->type_num < first_user_type_number)
+    return false;
+  const py::object name = py::reinterpret_borrow<py::object>(descr).attr("name");
+  if (PyUnicode_CompareWithASCIIString(name.ptr(), "bfloat16") != 0) return false;
+  if (bfloat16 == nullptr) bfloat16 = py::reinterpret_borrow<py::object>(descr).release().ptr();
+  return true;
+}
+
+// A new reference, as NumPy takes one.
+PyObject* descr_of(Element element) {
+  const auto builtin = [](int type_number) { return npy_api::get().PyArray_DescrFromType_(type_number); };
   switch (element) {
-    case Element::f32: return npy_api::NPY_FLOAT_;
-    case Element::f64: return npy_api::NPY_DOUBLE_;
-    case Element::i32: return npy_api::NPY_INT32_;
-    default: return npy_api::NPY_INT64_;
+    case Element::f32: return builtin(npy_api::NPY_FLOAT_);
+    case Element::f64: return builtin(npy_api::NPY_DOUBLE_);
+    case Element::bf16: return py::reinterpret_borrow<py::object>(bfloat16).release().ptr();
+    case Element::f16: return builtin(half_type_number);
+    case Element::i32: return builtin(npy_api::NPY_INT32_);
+    default: return builtin(npy_api::NPY_INT64_);
   }
 }
 
-Element element_of(Dtype dtype) { return dtype == Dtype::f32 ? Element::f32 : Element::f64; }
+// Numbers come first in both, in the same order.
+static_assert(static_cast<int>(Element::f32) == static_cast<int>(Dtype::f32) &&
+              static_cast<int>(Element::i32) == static_cast<int>(Dtype::f16) + 1);
+Element element_of(Dtype dtype) { return static_cast<Element>(dtype); }
+bool is_real(Element element) { return element < Element::i32; }
 
-std::size_t size_of(Element element) { return element == Element::f32 || element == Element::i32 ? 4 : 8; }
+std::size_t size_of(Element element) {
+  if (is_real(element)) return size_of(static_cast<Dtype>(element));
+  return element == Element::i32 ? 4 : 8;
+}
 
 std::string text_of(py::handle value) { return py::str(value).cast<std::string>(); }
 
@@ -280,15 +307,12 @@ Element element_of(const py::array& array) {
     case npy_api::NPY_INT_: return Element::i32;
     case npy_api::NPY_LONG_: return sizeof(long) == 8 ? Element::i64 : Element::i32;
     case npy_api::NPY_LONGLONG_: return Element::i64;
-    default: return Element::other;
+    case half_type_number: return Element::f16;
+    default: return is_bfloat16(array) ? Element::bf16 : Element::other;
   }
 }
 
 bool is_transposed(const py::array& array) { return array.ndim() == 2 && has_flags(array, direct_transposed); }
-
-std::size_t size_of(Dtype dtype) { return size_of(element_of(dtype)); }
-
-const char* name_of(Dtype dtype) { return dtype == Dtype::f32 ? "float32" : "float64"; }
 
 py::array as_array(const Name& name, py::handle value) {
   const npy_api& api = npy_api::get();
@@ -321,8 +345,8 @@ int64_t read_int64(const Name& name, py::handle value) {
 py::array new_array(Element element, const Shape& shape) {
   shape.bytes(size_of(element));
   const npy_api& api = npy_api::get();
-  PyObject* array = api.PyArray_NewFromDescr_(api.PyArray_Type_, api.PyArray_DescrFromType_(type_number(element)),
-                                              shape.rank, shape.sizes, nullptr, nullptr, 0, nullptr);
+  PyObject* array = api.PyArray_NewFromDescr_(api.PyArray_Type_, descr_of(element), shape.rank, shape.sizes, nullptr,
+                                              nullptr, 0, nullptr);
   if (array == nullptr) throw py::error_already_set();
   return py::reinterpret_steal<py::array>(array);
 }
@@ -340,13 +364,15 @@ py::array Inputs::array(const Name& name, py::handle value) {
 
 void Inputs::lead(const Name& name, const py::array& array) {
   const Element element = element_of(array);
-  if (element != Element::f32 && element != Element::f64) bad_type(name, "float32 or float64", dtype_text(array));
-  lead(element == Element::f32 ? Dtype::f32 : Dtype::f64, name.field);
+  if (!is_real(element)) bad_type(name, "float32, float64, bfloat16 or float16", dtype_text(array));
+  lead(static_cast<Dtype>(element), name.field);
 }
 
-void Inputs::check_dtype(const Name& name, const py::array& array) const {
-  if (element_of(array) == element_of(dtype_)) return;
-  bad_type(name, std::string(name_of(dtype_)) + " like " + whose_, dtype_text(array));
+void Inputs::check_dtype(const Name& name, const py::array& array, Dtype dtype) const {
+  if (element_of(array) == element_of(dtype)) return;
+  const std::string why =
+      dtype == dtype_ ? std::string(" like ") + whose_ : std::string(", as ") + whose_ + " is " + name_of(dtype_);
+  bad_type(name, name_of(dtype) + why, dtype_text(array));
 }
 
 const void* Inputs::contiguous(const py::array& array) {
@@ -358,15 +384,15 @@ const void* Inputs::contiguous(const py::array& array) {
   return proxy(copy)->data;
 }
 
-const void* Inputs::real(const Name& name, py::handle value, const Shape& shape) {
+const void* Inputs::real(const Name& name, py::handle value, const Shape& shape, Dtype dtype) {
   const py::array array = this->array(name, value);
-  check_dtype(name, array);
+  check_dtype(name, array, dtype);
   if (!shape.matches(array)) bad_value(name, shape.text(), shape_text(array));
   return contiguous(array);
 }
 
-const void* Inputs::optional(const Name& name, py::handle value, const Shape& shape) {
-  return value.is_none() ? nullptr : real(name, value, shape);
+const void* Inputs::optional(const Name& name, py::handle value, const Shape& shape, Dtype dtype) {
+  return value.is_none() ? nullptr : real(name, value, shape, dtype);
 }
 
 // -- outputs ----------------------------------------------------------------------------------------------------
@@ -382,20 +408,20 @@ void Outputs::check_overlap(const Name& name, const py::array& array) const {
   }
 }
 
-void Outputs::check(const Name& name, const py::array& array, const Shape& shape) const {
-  inputs_.check_dtype(name, array);
+void Outputs::check(const Name& name, const py::array& array, const Shape& shape, Dtype dtype) const {
+  inputs_.check_dtype(name, array, dtype);
   if (!shape.matches(array)) bad_value(name, shape.text(), shape_text(array));
   if (!has_flags(array, npy_api::NPY_ARRAY_WRITEABLE_)) bad_value(name, "a writeable array", "a read-only one");
   check_overlap(name, array);
 }
 
-Output Outputs::add(const char* field, py::handle given, const Shape& shape, bool transposed) {
+Output Outputs::add(const char* field, py::handle given, const Shape& shape, bool transposed, Dtype dtype) {
   const Name name("out", field);
   const bool is_given = given && !given.is_none();
   py::array array = no_array();
   if (is_given) {
     array = as_array(name, given);
-    check(name, array, shape);
+    check(name, array, shape, dtype);
     if (transposed ? has_flags(array, direct_transposed) : has_flags(array, direct)) {
       given_.push_back({name, array, {}});
       return {array, proxy(array)->data, transposed};
@@ -403,11 +429,11 @@ Output Outputs::add(const char* field, py::handle given, const Shape& shape, boo
   }
   Shape stored = shape;
   if (transposed) std::swap(stored.sizes[0], stored.sizes[1]);
-  py::array buffer = new_array(inputs_.dtype(), stored);
+  py::array buffer = new_array(dtype, stored);
   void* const data = proxy(buffer)->data;
   const py::object view = transposed ? py::object(buffer.attr("T")) : py::object(buffer);
   if (!is_given) {
-    if (accumulate_) std::memset(data, 0, stored.bytes(size_of(inputs_.dtype())));
+    if (accumulate_) std::memset(data, 0, stored.bytes(size_of(dtype)));
     return {view, data, transposed};
   }
   if (accumulate_ && npy_api::get().PyArray_CopyInto_(view.ptr(), array.ptr()) < 0) throw py::error_already_set();

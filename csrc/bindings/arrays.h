@@ -15,7 +15,7 @@
 #include <string>
 #include <vector>
 
-#include "../api.h"
+#include "../cpu/dispatch.h"
 
 namespace rnnkernels::bindings {
 
@@ -63,12 +63,11 @@ std::string dtype_text(const py::array& array);  // "float32"
 std::string shape_text(const py::array& array);  // "(512, 64)"
 std::string tuple_text(const py::ssize_t* values, int count);
 
-// The two elements that numbers come in, the two that ids come in, and everything else.
-enum class Element { f32, f64, i32, i64, other };
+// The four elements that numbers come in, the two that ids come in, and everything else. bfloat16 is not NumPy's own: any
+// dtype of 16 bits with that name will do (ml_dtypes has it), and results have the one that was seen first.
+enum class Element { f32, f64, bf16, f16, i32, i64, other };
 Element element_of(const py::array& array);
 bool is_transposed(const py::array& array);  // the transpose of a C-contiguous, aligned matrix
-std::size_t size_of(Dtype dtype);
-const char* name_of(Dtype dtype);
 
 py::array as_array(const Name& name, py::handle value);  // TypeError for anything but an array
 bool is_number(py::handle value);                        // a real Python or NumPy scalar, not a bool
@@ -99,14 +98,27 @@ class Inputs {
   Dtype dtype() const { return dtype_; }
 
   // The data of an array of the dtype and shape, C-contiguous and aligned: of a copy where the array is not.
-  const void* real(const Name& name, py::handle value, const Shape& shape);
-  const void* optional(const Name& name, py::handle value, const Shape& shape);  // null for None
+  const void* real(const Name& name, py::handle value, const Shape& shape) { return real(name, value, shape, dtype_); }
+  const void* optional(const Name& name, py::handle value, const Shape& shape) {  // null for None
+    return optional(name, value, shape, dtype_);
+  }
+  // The same of the dtype that this one is computed in.
+  const void* wide(const Name& name, py::handle value, const Shape& shape) {
+    return real(name, value, shape, computed_in(dtype_));
+  }
+  const void* optional_wide(const Name& name, py::handle value, const Shape& shape) {
+    return optional(name, value, shape, computed_in(dtype_));
+  }
 
-  void check_dtype(const Name& name, const py::array& array) const;
+  void check_dtype(const Name& name, const py::array& array) const { check_dtype(name, array, dtype_); }
+  void check_dtype(const Name& name, const py::array& array, Dtype dtype) const;
   const void* contiguous(const py::array& array);
 
  private:
   friend class Outputs;
+  const void* real(const Name& name, py::handle value, const Shape& shape, Dtype dtype);
+  const void* optional(const Name& name, py::handle value, const Shape& shape, Dtype dtype);
+
   struct Argument {
     Name name;
     py::array array;
@@ -130,11 +142,18 @@ class Outputs {
   Outputs(const Inputs& inputs, bool accumulate) : inputs_(inputs), accumulate_(accumulate) {}
 
   // `given` is the caller's array, or null or None for a new one.  `transposed` asks for a column-major matrix.
-  Output add(const char* field, py::handle given, const Shape& shape, bool transposed = false);
+  Output add(const char* field, py::handle given, const Shape& shape, bool transposed = false) {
+    return add(field, given, shape, transposed, inputs_.dtype());
+  }
+  // Of the dtype that the inputs' is computed in.
+  Output add_wide(const char* field, py::handle given, const Shape& shape) {
+    return add(field, given, shape, false, computed_in(inputs_.dtype()));
+  }
   void finish();  // copies into the given arrays that are strided
 
  private:
-  void check(const Name& name, const py::array& array, const Shape& shape) const;
+  Output add(const char* field, py::handle given, const Shape& shape, bool transposed, Dtype dtype);
+  void check(const Name& name, const py::array& array, const Shape& shape, Dtype dtype) const;
   void check_overlap(const Name& name, const py::array& array) const;
 
   struct Given {

@@ -37,7 +37,8 @@ void read_x(Call& call, const Name& name, py::handle value) {
   Problem& p = call.problem;
   call.x = call.inputs.array(name, value);
   const Element element = element_of(call.x);
-  if (element == Element::other) bad_type(name, "float32, float64, or token ids of int32 or int64", dtype_text(call.x));
+  if (element == Element::other)
+    bad_type(name, "float32, float64, bfloat16, float16, or token ids of int32 or int64", dtype_text(call.x));
   call.has_ids = element == Element::i32 || element == Element::i64;
   if (!call.has_ids) fix_dtype(call, name, call.x);
 
@@ -134,7 +135,7 @@ void read_lengths_and_ids(Call& call, const Place& place, py::handle lengths) {
 
 void check_sizes(const Call& call) {
   const Problem& p = call.problem;
-  const std::size_t itemsize = size_of(p.dtype);
+  const std::size_t itemsize = size_of(computed_in(p.dtype));
   constexpr int64_t most_gates = 8, panel = 64;
   Shape("(T, B, 8*D*H)", {p.T, p.B, most_gates * call.width()}).bytes(itemsize);
   Shape("(8*(H + 64), I + D*H + 64)", {most_gates * (p.H + panel), p.I + call.width() + panel}).bytes(itemsize);

@@ -40,13 +40,20 @@ struct Call {
   }
   Shape output() const { return sequence(single ? "(T, B, H)" : "(T, B, D*H)", width()); }
 
-  // Of element `index` of an array with one (B, H) for each layer and direction.
+  // Of element `index` of an array with one (B, H) for each layer and direction: of h, or of c.
   template <class Pointer>
   Pointer state_at(Pointer states, int index) const {
+    return state_at(states, index, problem.dtype);
+  }
+  template <class Pointer>
+  Pointer c_at(Pointer states, int index) const {
+    return state_at(states, index, computed_in(problem.dtype));
+  }
+  template <class Pointer>
+  Pointer state_at(Pointer states, int index, Dtype dtype) const {
     using Byte = std::conditional_t<std::is_const_v<std::remove_pointer_t<Pointer>>, const char, char>;
     if (states == nullptr) return nullptr;
-    const auto size = static_cast<int64_t>(size_of(problem.dtype));
-    return static_cast<Byte*>(states) + index * problem.B * problem.H * size;
+    return static_cast<Byte*>(states) + index * problem.B * problem.H * static_cast<int64_t>(size_of(dtype));
   }
 
   Inputs inputs;

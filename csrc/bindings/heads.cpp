@@ -135,8 +135,8 @@ void reduce(const void* losses, int64_t N, int64_t divisor, void* result) {
 
 // What a loss returns, and the memory its kernel writes: a loss and a log-sum-exp for each row.
 struct Losses {
-  Losses(Dtype dtype_, const Shape& rows, int64_t N_, Reduction reduction_)
-      : dtype(dtype_),
+  Losses(Dtype of_logits, const Shape& rows, int64_t N_, Reduction reduction_)
+      : dtype(computed_in(of_logits)),
         N(N_),
         reduction(reduction_),
         loss(new_array(dtype, reduction == Reduction::none ? rows : Shape("()", {}))),
@@ -180,12 +180,12 @@ void fill_rows(void* to, const void* from, double value, int64_t N, int64_t divi
 
 // The gradient of each row's own loss, from that of the reduced loss: None for 1, a number, or an array like the loss.
 Scratch read_dloss(Inputs& inputs, py::handle dloss, const Shape& rows, int64_t N, Reduction reduction, int64_t count) {
-  const Dtype dtype = inputs.dtype();
+  const Dtype dtype = computed_in(inputs.dtype());
   double value = 1;
   const void* each = nullptr;
   if (py::isinstance<py::array>(dloss)) {
     const bool one = reduction != Reduction::none;
-    const void* data = inputs.real("dloss", dloss, one ? Shape("()", {}) : rows);
+    const void* data = inputs.wide("dloss", dloss, one ? Shape("()", {}) : rows);
     if (!one) {
       each = data;
     } else {
@@ -244,7 +244,7 @@ py::object cross_entropy_backward(py::handle dloss, py::handle saved, const cpu:
   const Targets labels =
       read_targets(inputs, {"saved.", "targets"}, saved.attr("targets"), each, args.V, args.ignore_index);
   args.targets = labels.values.get();
-  args.lse = inputs.real({"saved.", "lse"}, saved.attr("lse"), each);
+  args.lse = inputs.wide({"saved.", "lse"}, saved.attr("lse"), each);
   const Scratch scale = read_dloss(inputs, dloss, each, args.N, how, labels.count);
   args.dloss = scale.get();
   py::array dlogits = new_array(args.dtype, rows.shape("(..., V)", args.V));
@@ -298,7 +298,7 @@ py::tuple linear_cross_entropy_backward(py::handle dloss, py::handle saved, int 
   const Targets labels =
       read_targets(inputs, {"saved.", "targets"}, saved.attr("targets"), each, args.V, args.ignore_index);
   args.targets = labels.values.get();
-  args.lse = inputs.real({"saved.", "lse"}, saved.attr("lse"), each);
+  args.lse = inputs.wide({"saved.", "lse"}, saved.attr("lse"), each);
   const Scratch scale = read_dloss(inputs, dloss, each, args.N, how, labels.count);
   args.dloss = scale.get();
   args.accumulate = read_bool("accumulate", accumulate);

@@ -20,9 +20,9 @@ py::handle item(py::handle out, int index) { return out.is_none() ? nothing : Py
 
 // -- forward ----------------------------------------------------------------------------------------------------
 
-void copy_state(const Call& call, void* to, const void* from) {
+void copy_state(const Call& call, void* to, const void* from, Dtype dtype) {
   if (to == nullptr) return;
-  const std::size_t bytes = call.state().bytes(size_of(call.problem.dtype));
+  const std::size_t bytes = call.state().bytes(size_of(dtype));
   if (from != nullptr) {
     std::memcpy(to, from, bytes);
   } else {
@@ -55,9 +55,9 @@ py::tuple make_saved(const Call& call, const Between& between, std::vector<Layer
   const Problem& p = call.problem;
   const Shape sequence("(T, B, H)", {p.T, p.B, p.H});
   const Shape gates("(T, B, gates*H)", {p.T, p.B, call.cell.saved_gates * p.H});
-  const auto keep = [&](bool wanted, const Shape& shape, void*& data) -> py::object {
+  const auto keep = [&](bool wanted, const Shape& shape, Dtype dtype, void*& data) -> py::object {
     if (!wanted) return py::none();
-    py::array array = new_array(p.dtype, shape);
+    py::array array = new_array(dtype, shape);
     data = array.mutable_data();
     return std::move(array);
   };
@@ -67,9 +67,10 @@ py::tuple make_saved(const Call& call, const Between& between, std::vector<Layer
     py::tuple directions(p.directions);
     for (int d = 0; d < p.directions; ++d) {
       LayerForward& layer = layers[to_size(l * p.directions + d)];
-      const py::object kept_gates = keep(call.cell.saved_gates > 0, gates, layer.gates);
-      const py::object kept_c = keep(call.cell.has_c, sequence, layer.c);
-      directions[to_size(d)] = py::make_tuple(x, kept_gates, kept_c, keep(true, sequence, layer.h));
+      const py::object kept_gates = keep(call.cell.saved_gates > 0, gates, p.dtype, layer.gates);
+      const py::object kept_c = keep(call.cell.has_c, sequence, computed_in(p.dtype), layer.c);
+      const py::object kept_h = keep(true, sequence, p.dtype, layer.h);
+      directions[to_size(d)] = py::make_tuple(x, kept_gates, kept_c, kept_h);
     }
     result[to_size(l)] = directions;
   }
@@ -85,7 +86,7 @@ ForwardResult run_forward(Call& call, const std::vector<Weights>& weights, const
                           py::handle c0, bool save, py::handle out, const cpu::Execution& execution) {
   const Problem& p = call.problem;
   const void* first_h = call.inputs.optional(call.state_name("h0", "hx", "[0]"), h0, call.state());
-  const void* first_c = call.inputs.optional(call.state_name("c0", "hx", "[1]"), c0, call.state());
+  const void* first_c = call.inputs.optional_wide(call.state_name("c0", "hx", "[1]"), c0, call.state());
   check_sizes(call);
 
   Outputs outputs(call.inputs, false);
@@ -93,24 +94,24 @@ ForwardResult run_forward(Call& call, const std::vector<Weights>& weights, const
   const Output y = outputs.add("y", item(out, 0), call.output());
   const Output last_h = outputs.add("h_n", item(out, 1), call.state());
   Output last_c{py::none(), nullptr, false};
-  if (call.cell.has_c) last_c = outputs.add("c_n", item(out, 2), call.state());
+  if (call.cell.has_c) last_c = outputs.add_wide("c_n", item(out, 2), call.state());
 
   std::vector<LayerForward> layers(to_size(call.count()));
   for (int k = 0; k < call.count(); ++k) {
     LayerForward& layer = layers[to_size(k)];
     if (!weights.empty()) layer.weights = weights[to_size(k)];
     layer.h0 = call.state_at(first_h, k);
-    layer.c0 = call.state_at(first_c, k);
+    layer.c0 = call.c_at(first_c, k);
     layer.h_n = call.state_at(last_h.data, k);
-    layer.c_n = call.state_at(last_c.data, k);
+    layer.c_n = call.c_at(last_c.data, k);
   }
   Between between(call, save);
   if (save) result.saved = make_saved(call, between, layers);
   between.data.push_back(y.data);
 
   if (call.empty()) {
-    copy_state(call, last_h.data, first_h);
-    copy_state(call, last_c.data, first_c);
+    copy_state(call, last_h.data, first_h, p.dtype);
+    copy_state(call, last_c.data, first_c, computed_in(p.dtype));
   } else {
     const ForwardArgs args{p, call.dense_x, layers.data(), between.data.data(), packed};
     without_gil([&] { cpu::forward(args, execution); });
@@ -200,8 +201,8 @@ LayerBackward read_saved(Call& call, const Place& place, py::handle saved, const
   layer.h0 = call.inputs.optional(place("h0"), get(saved, field.h0), state);
   layer.h = call.inputs.real(place("h"), get(saved, field.h), sequence);
   if (call.cell.has_c) {
-    layer.c0 = call.inputs.optional(place("c0"), get(saved, field.c0), state);
-    layer.c = call.inputs.real(place("c"), get(saved, field.c), sequence);
+    layer.c0 = call.inputs.optional_wide(place("c0"), get(saved, field.c0), state);
+    layer.c = call.inputs.wide(place("c"), get(saved, field.c), sequence);
   }
   if (call.cell.saved_gates > 0) {
     const int S = call.cell.saved_gates;
@@ -220,6 +221,11 @@ class Gradients {
   Output add(bool applies, Gradient gradient, const char* field, const Shape& shape, bool transposed = false) {
     if (!applies || (needs_ >> gradient & 1) == 0) return {py::none(), nullptr, false};
     return outputs_.add(field, item(out_, gradient), shape, transposed);
+  }
+
+  Output add_dc0(bool applies, const Shape& shape) {
+    if (!applies || (needs_ >> dc0 & 1) == 0) return {py::none(), nullptr, false};
+    return outputs_.add_wide("dc0", item(out_, dc0), shape);
   }
 
   // Of one layer's and direction's weights: a tuple for Python.
@@ -249,24 +255,17 @@ class Gradients {
   int needs_;
 };
 
-template <class Real>
-void add_state(void* to, const void* from, std::size_t count) {
-  for (std::size_t i = 0; i < count; ++i) static_cast<Real*>(to)[i] += static_cast<const Real*>(from)[i];
-}
-
 // Without steps, sequences or units every gradient is zero but that of the state, which is handed through.
 void empty_backward(const Call& call, const BackwardArgs& args) {
   const Problem& p = call.problem;
   const std::size_t itemsize = size_of(p.dtype), GH = to_size(call.cell.gates * p.H);
-  const std::size_t state = to_size(p.B * p.H);
   const auto zero = [&](void* data, std::size_t count) {
     if (data != nullptr && !args.accumulate) std::memset(data, 0, count * itemsize);
   };
-  const auto hand_through = [&](void* to, const void* from) {
+  const auto hand_through = [&](void* to, const void* from, Dtype dtype) {
     if (to == nullptr) return;
-    zero(to, state);
-    if (from == nullptr) return;
-    p.dtype == Dtype::f32 ? add_state<float>(to, from, state) : add_state<double>(to, from, state);
+    if (!args.accumulate) std::memset(to, 0, to_size(p.B * p.H) * size_of(dtype));
+    if (from != nullptr) cpu::add(dtype, to, from, p.B * p.H);
   };
   zero(args.dx, to_size(p.T * p.B * p.I));
   for (int k = 0; k < call.count(); ++k) {
@@ -275,8 +274,8 @@ void empty_backward(const Call& call, const BackwardArgs& args) {
     zero(layer.dw_hh, GH * to_size(p.H));
     zero(layer.db_ih, GH * to_size(layer.weights.b_ih_per_sequence ? p.B : 1));
     zero(layer.db_hh, GH);
-    hand_through(layer.dh0, layer.dh_n);
-    hand_through(layer.dc0, layer.dc_n);
+    hand_through(layer.dh0, layer.dh_n, p.dtype);
+    hand_through(layer.dc0, layer.dc_n, computed_in(p.dtype));
   }
 }
 
@@ -306,7 +305,7 @@ py::tuple backward(py::handle kind, bool single, py::handle dy, py::handle saved
   p.dropout = dropout;
   p.dropout_key = dropout_key;
   const void* last_dh = call.inputs.optional(call.state_name("dh_n", "dhx", "[0]"), dh_n, call.state());
-  const void* last_dc = call.inputs.optional(call.state_name("dc_n", "dhx", "[1]"), dc_n, call.state());
+  const void* last_dc = call.inputs.optional_wide(call.state_name("dc_n", "dhx", "[1]"), dc_n, call.state());
   BackwardArgs args{p, xs.data(), layers.data(), nullptr, nullptr, read_bool("accumulate", accumulate)};
   args.dy = call.inputs.optional("dy", dy, call.output());
   check_sizes(call);
@@ -315,7 +314,7 @@ py::tuple backward(py::handle kind, bool single, py::handle dy, py::handle saved
   Gradients gradients(call, outputs, out, needs);
   const Output of_x = gradients.add(!call.has_ids, dx, "dx", Shape("(T, B, I)", {p.T, p.B, p.I}));
   const Output of_h0 = gradients.add(true, dh0, "dh0", call.state());
-  const Output of_c0 = gradients.add(call.cell.has_c, dc0, "dc0", call.state());
+  const Output of_c0 = gradients.add_dc0(call.cell.has_c, call.state());
   py::tuple of_weights(p.layers);
   for (int l = 0; l < p.layers; ++l) {
     py::tuple directions(p.directions);
@@ -324,9 +323,9 @@ py::tuple backward(py::handle kind, bool single, py::handle dy, py::handle saved
       LayerBackward& layer = layers[to_size(k)];
       directions[to_size(d)] = gradients.add_weights(l == 0, layer);
       layer.dh_n = call.state_at(last_dh, k);
-      layer.dc_n = call.state_at(last_dc, k);
+      layer.dc_n = call.c_at(last_dc, k);
       layer.dh0 = call.state_at(of_h0.data, k);
-      layer.dc0 = call.state_at(of_c0.data, k);
+      layer.dc0 = call.c_at(of_c0.data, k);
     }
     of_weights[to_size(l)] = directions;
   }

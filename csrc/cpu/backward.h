@@ -3,13 +3,15 @@
 // Steps run backwards. dh of a step is the product of the following step's dgates with W_hh, and the cell's gradient is
 // applied to it tile by tile. dgates live for a chunk of steps only: at its end they are multiplied into the weight
 // gradients and dx while they are still in cache. A sum over rows is thus a sum of chunk sums, in an order fixed by the problem.
+//
+// Of arrays of 16-bit numbers (Half) the weight gradients are summed in scratch, and rounded once at the end.
 #pragma once
 
 #include "forward.h"
 
 RNNKERNELS_BEGIN_NAMESPACE
 
-template <class Real, class Cell>
+template <class Real, class Cell, class Storage = Plain<Real>>
 class BackwardLayer {
   using V = Vec<Real>;
   using Layout = PackedLayer<Real, Cell>;
@@ -19,6 +21,7 @@ class BackwardLayer {
   explicit BackwardLayer(const LayerBackwardCall& call_)
       : call(call_),
         schedule(call.schedule),
+        arrays(call.dtype),
         H(call.H),
         arena{call.scratch},
         w_hh(Cell::h_count * H, H),
@@ -37,6 +40,9 @@ class BackwardLayer {
     inputs = arena.take<Real>(call.io.dw_ih && !call.ids ? PackedMatrix<Real>(capacity, call.I).size() : 0);
     states = arena.take<Real>(call.io.dw_hh ? PackedMatrix<Real>(capacity, H).size() : 0);
     reset_panels = arena.take<Real>(call.io.dw_hh && Cell::reset_before ? PackedMatrix<Real>(capacity, H).size() : 0);
+    for_each_weight_gradient([&](void* gradient, Real*& sum, int64_t size) {
+      sum = Storage::converts ? arena.take<Real>(gradient ? size : 0) : static_cast<Real*>(gradient);
+    });
   }
 
   size_t scratch_size() const { return arena.used; }
@@ -47,9 +53,9 @@ class BackwardLayer {
     rows = call.split_batch ? balanced_rows(schedule, team) : Range{0, schedule.B};
     pack_weights();
     start(share(schedule.B, team));
-    zero_padding(schedule, call.accumulate_dx ? nullptr : static_cast<Real*>(call.dx), call.I, call.I, team);
-    if (!call.accumulate) clear_weight_gradients();
-    add = call.accumulate;
+    zero_padding(schedule, arrays.to(call.accumulate_dx ? nullptr : call.dx), call.I, call.I, team);
+    add = call.accumulate && !Storage::converts;
+    if (!add) clear_weight_gradients();
     sync(team);
     for (int64_t last = schedule.steps; last > 0;) {
       const Range chunk = chunk_ending_at(last);
@@ -60,6 +66,7 @@ class BackwardLayer {
       current = 1 - current;
     }
     finish_start();
+    round_weight_gradients();
   }
 
  private:
@@ -77,9 +84,8 @@ class BackwardLayer {
   }
 
   void pack_weights() const {
-    const Real *hh = static_cast<const Real*>(call.io.weights.w_hh),
-               *ih = static_cast<const Real*>(call.io.weights.w_ih);
-    const auto row_of = [&](const Real* w, int64_t columns, int first_slot) {
+    const auto hh = arrays.from(call.io.weights.w_hh), ih = arrays.from(call.io.weights.w_ih);
+    const auto row_of = [&](auto w, int64_t columns, int first_slot) {
       return [=](int64_t k) { return w + (Cell::gate_of_slot[first_slot + k / H] * H + k % H) * columns; };
     };
     w_hh.pack(share(w_hh.panels(), team), row_of(hh, H, Cell::h_first));
@@ -91,13 +97,14 @@ class BackwardLayer {
   void start(Range own) const {
     for (int64_t j = own.begin; j < own.end; ++j) {
       const int64_t b = sequence(schedule, j);
-      start_state(dh, call.io.dh_n, j, b);
-      if (Cell::has_c) start_state(dc, call.io.dc_n, j, b);
+      start_state(dh, arrays.from(call.io.dh_n), j, b);
+      if (Cell::has_c) start_state(dc, static_cast<const Real*>(call.io.dc_n), j, b);
     }
   }
 
-  void start_state(Real* state, const void* from, int64_t j, int64_t b) const {
-    const Real* row = row_or_null<Real>(from, b, H);
+  template <class Pointer>
+  void start_state(Real* state, Pointer from, int64_t j, int64_t b) const {
+    const Pointer row = row_or_null(from, b, H);
     for (int64_t u = 0; u < w_hh.panels() * w_hh.width(); u += lanes) {
       load_or_zero(row, u, valid(u)).store(state + j * stride() + u);
     }
@@ -149,9 +156,9 @@ class BackwardLayer {
       for (int64_t v = 0; v < w_hh.width(); v += lanes) V::load(from + v).store(sums + at + v);
       if (s < 0) return;
       const int64_t now = user_row(schedule, s, j);
-      const Real* dy = row_or_null<Real>(call.dy, now, call.dy_stride);
+      const auto dy = row_or_null(arrays.from(call.dy), now, call.dy_stride);
       for_each_vector<Real>(w_hh.width(), first, H, [&](int64_t v, int64_t unit, int n) {
-        if (dy) (V::load(from + v) + V::load(dy + unit, n)).store(sums + at + v);
+        if (dy) (V::load(from + v) + read(dy + unit, n)).store(sums + at + v);
         prefetch_saved(now, unit);
       });
     });
@@ -160,9 +167,13 @@ class BackwardLayer {
   // What apply_cell will read of these units when the tile's product is done.
   void prefetch_saved(int64_t row, int64_t unit) const {
     for (int g = 0; g < Cell::saved_gates; ++g) {
-      __builtin_prefetch(static_cast<const Real*>(call.io.gates) + (row * Cell::saved_gates + g) * H + unit);
+      prefetch(arrays.from(call.io.gates) + ((row * Cell::saved_gates + g) * H + unit), 1);
     }
-    __builtin_prefetch(static_cast<const Real*>(Cell::has_c ? call.io.c : call.io.h) + row * H + unit);
+    if (Cell::has_c) {
+      prefetch(static_cast<const Real*>(call.io.c) + row * H + unit, 1);
+    } else {
+      prefetch(arrays.from(call.io.h) + (row * H + unit), 1);
+    }
   }
 
   Real* dgates_row(Range chunk, int64_t s, int64_t j) const {
@@ -174,8 +185,17 @@ class BackwardLayer {
     return s > 0 ? user_row(schedule, s - 1, j) : -1 - sequence(schedule, j);
   }
 
-  const Real* state_row(const void* saved, const void* initial, int64_t row) const {
-    return row >= 0 ? static_cast<const Real*>(saved) + row * H : row_or_null<Real>(initial, -1 - row, H);
+  template <class Pointer>
+  Pointer state_row(Pointer saved, Pointer initial, int64_t row) const {
+    return row >= 0 ? saved + row * H : row_or_null(initial, -1 - row, H);
+  }
+  auto h_row(int64_t row) const { return state_row(arrays.from(call.io.h), arrays.from(call.io.h0), row); }
+  const Real* c_row(int64_t row) const {
+    return state_row(static_cast<const Real*>(call.io.c), static_cast<const Real*>(call.io.c0), row);
+  }
+
+  auto gates_row(int64_t row, int slot) const {
+    return arrays.from(call.io.gates) + (row * Cell::saved_gates + Cell::saved_index[slot]) * H;
   }
 
   // The cell's gradient for the units of a panel from `unit` on, two vectors at a time.
@@ -189,23 +209,21 @@ class BackwardLayer {
     using Vectors = Several<V, count>;
     const int64_t now = user_row(schedule, s, j), before = previous_row(s, j);
     const int last = valid(unit + (count - 1) * lanes);  // valid lanes of the last vector; others are full
-    const auto load = [&](const Real* row) { return row ? Vectors::load(row + unit, last) : Vectors(0); };
-    const auto saved = [&](const void* array) { return static_cast<const Real*>(array) + now * H; };
+    const auto load = [&](auto row) { return row ? Vectors::load(row + unit, last) : Vectors(0); };
     Real* const dh_row = dh + j * stride() + unit;
     Real* const dc_row = dc + j * stride() + unit;
     Vectors a[Cell::slots], da[Cell::slots], dh_unit = Vectors::load(sums, lanes), dc_unit(0), c_prev(0), c_unit(0);
     RNNKERNELS_UNROLL
     for (int q = 0; q < (Cell::saved_gates ? Cell::slots : 0); ++q) {
-      a[q] = load(static_cast<const Real*>(call.io.gates) + (now * Cell::saved_gates + Cell::saved_index[q]) * H);
+      a[q] = load(gates_row(now, q));
     }
     if (Cell::reset_before) da[0] = Vectors(0);  // R, which needs the second product
     if (Cell::has_c) {
       dc_unit = Vectors::load(dc_row, lanes);
-      c_prev = load(state_row(call.io.c, call.io.c0, before));
-      c_unit = load(saved(call.io.c));
+      c_prev = load(c_row(before));
+      c_unit = load(c_row(now));
     }
-    Cell::backward(a, load(state_row(call.io.h, call.io.h0, before)), load(saved(call.io.h)), c_prev, c_unit, dh_unit,
-                   dc_unit, da);
+    Cell::backward(a, load(h_row(before)), load(h_row(now)), c_prev, c_unit, dh_unit, dc_unit, da);
     dh_unit.store(dh_row, lanes);
     if (Cell::has_c) dc_unit.store(dc_row, lanes);
     Real* to = dgates_row(chunk, s, j) + unit;
@@ -231,10 +249,9 @@ class BackwardLayer {
 
   void apply_reset(V d_reset_h, Range chunk, int64_t s, int64_t j, int64_t unit, int n) const {
     if constexpr (Cell::reset_before) {
-      const Real* gates = static_cast<const Real*>(call.io.gates) + user_row(schedule, s, j) * Cell::saved_gates * H;
-      const Real* h_prev = state_row(call.io.h, call.io.h0, previous_row(s, j));
+      const auto h_prev = h_row(previous_row(s, j));
       V dh_unit = V::load(dh + j * stride() + unit), da_r;
-      const V r = V::load(gates + Cell::saved_index[Cell::R] * H + unit, n);
+      const V r = read(gates_row(user_row(schedule, s, j), Cell::R) + unit, n);
       Cell::reset_backward(r, load_or_zero(h_prev, unit, n), d_reset_h, dh_unit, da_r);
       dh_unit.store(dh + j * stride() + unit);
       da_r.store(dgates_row(chunk, s, j) + Cell::R * H + unit, n);
@@ -247,16 +264,18 @@ class BackwardLayer {
     step_rows(-1, {0, 0}, rows, [&](const Real* sums, int64_t j, int64_t first) {
       const int64_t b = sequence(schedule, j);
       for_each_vector<Real>(w_hh.width(), first, H, [&](int64_t v, int64_t unit, int n) {
-        deliver(call.io.dh0, b * H + unit, n, V::load(sums + v), call.accumulate);
-        if (Cell::has_c) deliver(call.io.dc0, b * H + unit, n, V::load(dc + j * stride() + unit), call.accumulate);
+        deliver(arrays.to(call.io.dh0), b * H + unit, n, V::load(sums + v), call.accumulate);
+        if (!Cell::has_c) return;
+        deliver(static_cast<Real*>(call.io.dc0), b * H + unit, n, V::load(dc + j * stride() + unit), call.accumulate);
       });
     });
   }
 
-  static void deliver(void* gradient, int64_t at, int n, V value, bool add) {
+  template <class Pointer>
+  static void deliver(Pointer gradient, int64_t at, int n, V value, bool add) {
     if (!gradient) return;
-    Real* to = static_cast<Real*>(gradient) + at;
-    (add ? V::load(to, n) + value : value).store(to, n);
+    const Pointer to = gradient + at;
+    write(add ? read(to, n) + value : value, to, n);
   }
 
   // ---- weight gradients and dx of a chunk ----
@@ -269,9 +288,10 @@ class BackwardLayer {
     PackedMatrix<Real> x(count, call.I), h(count, H), reset_h(count, H);
     x.data = inputs, h.data = states, reset_h.data = reset_panels;
     if (inputs)
-      x.pack(share(x.panels(), team), [&](int64_t k) { return row_or_null<Real>(call.x, user[k], call.x_stride); });
+      x.pack(share(x.panels(), team),
+             [&](int64_t k) { return row_or_null(arrays.from(call.x), user[k], call.x_stride); });
     if (states) {
-      h.pack(share(h.panels(), team), [&](int64_t k) { return state_row(call.io.h, call.io.h0, previous[k]); });
+      h.pack(share(h.panels(), team), [&](int64_t k) { return h_row(previous[k]); });
       if (Cell::reset_before) pack_reset(reset_h);
     }
     sync(team);
@@ -294,44 +314,60 @@ class BackwardLayer {
   void pack_reset(const PackedMatrix<Real>& to) const {
     if constexpr (Cell::reset_before) {
       const Range own = share(to.panels(), team);
-      to.pack(own, [&](int64_t k) { return state_row(call.io.h, call.io.h0, previous[k]); });
+      to.pack(own, [&](int64_t k) { return h_row(previous[k]); });
       for (int64_t p = own.begin; p < own.end; ++p) {
         for (int64_t k = 0; k < to.K; ++k) {
-          const Real* r =
-              static_cast<const Real*>(call.io.gates) + (user[k] * Cell::saved_gates + Cell::saved_index[Cell::R]) * H;
+          const auto r = gates_row(user[k], Cell::R);
           Real* row = to.data + p * to.panel_size() + k * to.width();
           for_each_vector<Real>(to.width(), p * to.width(), H, [&](int64_t v, int64_t unit, int n) {
-            (V::load(r + unit, n) * V::load(row + v)).store(row + v);
+            (read(r + unit, n) * V::load(row + v)).store(row + v);
           });
         }
       }
     }
   }
 
+  // body(the caller's array, where it is summed, elements)
+  template <class Body>
+  void for_each_weight_gradient(const Body& body) {
+    const int64_t gate_rows = Cell::gates * H, sequences = call.io.weights.b_ih_per_sequence ? schedule.B : 1;
+    body(call.io.dw_ih, dw_ih, gate_rows * call.I);
+    body(call.io.dw_hh, dw_hh, gate_rows * H);
+    body(call.io.db_ih, db_ih, gate_rows * sequences);
+    body(call.io.db_hh, db_hh, gate_rows);
+  }
+
+  void round_weight_gradients() {
+    if constexpr (Storage::converts) {
+      sync(team);
+      for_each_weight_gradient([&](void* gradient, const Real* sum, int64_t size) {
+        const Range own = share(size, team);
+        if (gradient) round_to(arrays.to(gradient) + own.begin, sum + own.begin, own.size(), call.accumulate);
+      });
+    }
+  }
+
   void clear_weight_gradients() const {
     const Range own = share(Cell::gates * H, team);
-    const auto clear = [&](void* gradient, int64_t columns) {
-      if (gradient) fill_zero(static_cast<Real*>(gradient) + own.begin * columns, own.size() * columns);
+    const auto clear = [&](Real* gradient, int64_t columns) {
+      if (gradient) fill_zero(gradient + own.begin * columns, own.size() * columns);
     };
     const bool products_store = schedule.steps > 0;  // then the first chunk's overwrite what a dense gradient holds
-    if (call.io.dw_ih && (call.ids || !products_store)) {
-      Real* dw = static_cast<Real*>(call.io.dw_ih);
+    if (dw_ih && (call.ids || !products_store)) {
       if (call.io.dw_ih_col_stride == 1) {
-        clear(dw, call.I);
+        clear(dw_ih, call.I);
       } else {
         for (int64_t i = 0; i < call.I; ++i) {
           for (int64_t m = own.begin; m < own.end; ++m) {
-            dw[m * call.io.dw_ih_row_stride + i * call.io.dw_ih_col_stride] = 0;
+            dw_ih[m * call.io.dw_ih_row_stride + i * call.io.dw_ih_col_stride] = 0;
           }
         }
       }
     }
-    if (!products_store) clear(call.io.dw_hh, H);
-    clear(call.io.db_hh, 1);
+    if (!products_store) clear(dw_hh, H);
+    clear(db_hh, 1);
     const int64_t sequences = call.io.weights.b_ih_per_sequence ? schedule.B : 1;
-    for (int64_t b = 0; call.io.db_ih && b < sequences; ++b) {
-      clear(static_cast<Real*>(call.io.db_ih) + b * Cell::gates * H, 1);
-    }
+    for (int64_t b = 0; db_ih && b < sequences; ++b) clear(db_ih + b * Cell::gates * H, 1);
   }
 
   // Gate rows are shared by the team, so each sum has one owner.
@@ -344,15 +380,14 @@ class BackwardLayer {
       const int64_t gate_row = (Cell::gate_of_slot[q] - q) * H;  // m + gate_row is the row of the weights
       const bool second = Cell::reset_before && !Layout::in_h(q);
       add_bias_gradients(count, m, gate_row, Layout::in_x(q), Layout::in_h(q) || second);
-      if (call.io.dw_ih && Layout::in_x(q))
-        call.ids ? scatter(count, m, gate_row) : add_product(m, gate_row, x, call.io.dw_ih);
-      if (call.io.dw_hh && (Layout::in_h(q) || second)) add_product(m, gate_row, second ? reset_h : h, call.io.dw_hh);
+      if (dw_ih && Layout::in_x(q)) call.ids ? scatter(count, m, gate_row) : add_product(m, gate_row, x, dw_ih);
+      if (dw_hh && (Layout::in_h(q) || second)) add_product(m, gate_row, second ? reset_h : h, dw_hh);
     }
   }
 
   // dw[m + gate_row] = or += dgates[:, m]^T b
-  void add_product(Range m, int64_t gate_row, const PackedMatrix<Real>& b, void* gradient) const {
-    Real* dw = static_cast<Real*>(gradient) + gate_row * b.columns;
+  void add_product(Range m, int64_t gate_row, const PackedMatrix<Real>& b, Real* gradient) const {
+    Real* dw = gradient + gate_row * b.columns;
     // By blocks of rows: each panel of b stays in L1 for a block, and the block's columns of dgates in L2 for all panels.
     const int64_t block = 16 * rows_per_tile<Real>(b.N);
     for (int64_t row = m.begin; row < m.end; row += block) {
@@ -366,7 +401,7 @@ class BackwardLayer {
     const int64_t across = call.io.dw_ih_row_stride;
     for (int64_t k = 0; k < count; ++k) {
       const Real* from = dgates[current] + k * dgates_stride();
-      Real* to = static_cast<Real*>(call.io.dw_ih) + call.ids[user[k]] * call.io.dw_ih_col_stride + gate_row * across;
+      Real* to = dw_ih + call.ids[user[k]] * call.io.dw_ih_col_stride + gate_row * across;
       if (across == 1) {
         for (int64_t i = m.begin; i < m.end; ++i) to[i] += from[i];
       } else {
@@ -376,20 +411,20 @@ class BackwardLayer {
   }
 
   void add_bias_gradients(int64_t count, Range m, int64_t gate_row, bool of_x, bool of_h) const {
-    Real* db_ih = of_x ? static_cast<Real*>(call.io.db_ih) : nullptr;
-    Real* db_hh = of_h ? static_cast<Real*>(call.io.db_hh) : nullptr;
-    if (db_ih && call.io.weights.b_ih_per_sequence) {
-      add_bias_per_sequence(count, m, gate_row, db_ih);
-      db_ih = nullptr;
+    Real* to_ih = of_x ? db_ih : nullptr;
+    Real* to_hh = of_h ? db_hh : nullptr;
+    if (to_ih && call.io.weights.b_ih_per_sequence) {
+      add_bias_per_sequence(count, m, gate_row);
+      to_ih = nullptr;
     }
-    if (!db_ih && !db_hh) return;
+    if (!to_ih && !to_hh) return;
     for_each_column_sum<Real>(dgates[current], dgates_stride(), count, m, [&](int64_t i, Real sum) {
-      if (db_ih) db_ih[i + gate_row] += sum;
-      if (db_hh) db_hh[i + gate_row] += sum;
+      if (to_ih) to_ih[i + gate_row] += sum;
+      if (to_hh) to_hh[i + gate_row] += sum;
     });
   }
 
-  void add_bias_per_sequence(int64_t count, Range m, int64_t gate_row, Real* db_ih) const {
+  void add_bias_per_sequence(int64_t count, Range m, int64_t gate_row) const {
     for (int64_t k = 0; k < count; ++k) {
       Real* to = db_ih + user[k] % schedule.B * Cell::gates * H + gate_row;
       const Real* from = dgates[current] + k * dgates_stride();
@@ -401,7 +436,7 @@ class BackwardLayer {
     const auto init = [&](Real* sums, const Tile& tile) { fill_zero(sums, tile.rows * tile.panels * w_ih.width()); };
     const auto done = [&](const Real* sums, const Tile& tile) {
       for_each_vector<Real>(w_ih, tile, [&](int64_t at, int64_t row, int64_t column, int n) {
-        deliver(call.dx, user[row] * call.I + column, n, V::load(sums + at), call.accumulate_dx);
+        deliver(arrays.to(call.dx), user[row] * call.I + column, n, V::load(sums + at), call.accumulate_dx);
       });
     };
     multiply<Real>({dgates[current] + Cell::x_first * H, dgates_stride()}, w_ih, own, w_ih.all(), init, done);
@@ -409,6 +444,7 @@ class BackwardLayer {
 
   const LayerBackwardCall& call;
   const Schedule& schedule;
+  const Storage arrays;
   const int64_t H;
   Arena arena;
   PackedMatrix<Real> w_hh, w_hn, w_ih;
@@ -418,6 +454,7 @@ class BackwardLayer {
   int64_t *user, *previous;  // [capacity]: rows of the user's arrays
   Real *inputs, *states;     // x and h_prev of a chunk, packed
   Real* reset_panels;        // and r*h_prev
+  Real *dw_ih, *dw_hh, *db_ih, *db_hh;  // where the weight gradients are summed
   int current = 0;
   bool add = false;  // to the weight gradients: all chunks do but the first
   Team team{};

@@ -3,6 +3,10 @@
 
 #include "dispatch.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #if defined(__linux__)
 #include <sched.h>
 #include <unistd.h>
@@ -12,6 +16,14 @@
 
 namespace rnnkernels::cpu {
 
+#if defined(__x86_64__)
+// __builtin_cpu_supports knows it in recent compilers only.
+static bool has_f16c() {
+  unsigned a, b, c, d;
+  return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
+
 // The features named here are those of cmake/CpuKernels.cmake.
 static bool supported(Isa isa) {
   switch (isa) {
@@ -19,7 +31,7 @@ static bool supported(Isa isa) {
 #if defined(__x86_64__)
     case Isa::avx2:
       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
-             __builtin_cpu_supports("bmi2");
+             __builtin_cpu_supports("bmi2") && has_f16c();
     case Isa::avx512:
       return supported(Isa::avx2) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512cd") &&
              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&

@@ -7,6 +7,7 @@
 #include "../core/cells/gru.h"
 #include "../core/cells/lstm.h"
 #include "../core/cells/rnn.h"
+#include "half_heads.h"
 #include "kernel_sets.h"
 #include "plan.h"
 
@@ -27,6 +28,17 @@ const CellTraits& traits(Cell cell) {
 #undef RNNKERNELS_CELL
   };
   return all[static_cast<int>(cell)];
+}
+
+bool is_half(Dtype dtype) { return dtype == Dtype::bf16 || dtype == Dtype::f16; }
+
+Dtype computed_in(Dtype dtype) { return is_half(dtype) ? Dtype::f32 : dtype; }
+
+std::size_t size_of(Dtype dtype) { return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2; }
+
+const char* name_of(Dtype dtype) {
+  static const char* const names[] = {"float32", "float64", "bfloat16", "float16"};
+  return names[static_cast<int>(dtype)];
 }
 
 namespace cpu {
@@ -103,33 +115,39 @@ constexpr double flops_of_exp = 30;
 }  // namespace
 
 void linear_forward(const LinearArgs& args, const Execution& execution) {
+  if (is_half(args.dtype)) return half::linear_forward(args, execution);
   const int threads = plan_rows(product_flops(args.N, args.I, args.O), args.N, execution.num_threads);
   run_head(kernel_set(execution.isa, args.dtype).linear_forward, args, threads);
 }
 
 void linear_backward(const LinearBackwardArgs& args, const Execution& execution) {
+  if (is_half(args.dtype)) return half::linear_backward(args, execution);
   const int threads = plan_rows(2 * product_flops(args.N, args.I, args.O), args.N, execution.num_threads);
   run_head(kernel_set(execution.isa, args.dtype).linear_backward, args, threads);
 }
 
 void cross_entropy_forward(const CrossEntropyArgs& args, const Execution& execution) {
+  if (is_half(args.dtype)) return half::cross_entropy_forward(args, execution);
   const double flops = static_cast<double>(args.N) * static_cast<double>(args.V) * flops_of_exp;
   run_head(kernel_set(execution.isa, args.dtype).cross_entropy_forward, args,
            plan_rows(flops, args.N, execution.num_threads));
 }
 
 void cross_entropy_backward(const CrossEntropyBackwardArgs& args, const Execution& execution) {
+  if (is_half(args.dtype)) return half::cross_entropy_backward(args, execution);
   const double flops = static_cast<double>(args.N) * static_cast<double>(args.V) * flops_of_exp;
   run_head(kernel_set(execution.isa, args.dtype).cross_entropy_backward, args,
            plan_rows(flops, args.N, execution.num_threads));
 }
 
 void linear_cross_entropy_forward(const LinearCrossEntropyArgs& args, const Execution& execution) {
+  if (is_half(args.dtype)) return half::linear_cross_entropy_forward(args, execution);
   const int threads = plan_rows(product_flops(args.N, args.H, args.V), args.N, execution.num_threads);
   run_head(kernel_set(execution.isa, args.dtype).linear_cross_entropy_forward, args, threads);
 }
 
 void linear_cross_entropy_backward(const LinearCrossEntropyBackwardArgs& args, const Execution& execution) {
+  if (is_half(args.dtype)) return half::linear_cross_entropy_backward(args, execution);
   const int threads = plan_rows(3 * product_flops(args.N, args.H, args.V), args.N, execution.num_threads);
   run_head(kernel_set(execution.isa, args.dtype).linear_cross_entropy_backward, args, threads);
 }

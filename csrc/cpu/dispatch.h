@@ -11,6 +11,11 @@ namespace rnnkernels {
 
 const CellTraits& traits(Cell cell);
 
+bool is_half(Dtype dtype);       // bf16 or f16
+Dtype computed_in(Dtype dtype);  // f32 for those, and for c, gradients of c, losses and log-sum-exps; else itself
+std::size_t size_of(Dtype dtype);
+const char* name_of(Dtype dtype);  // "bfloat16"
+
 namespace cpu {
 
 struct Execution {
@@ -34,6 +39,8 @@ void backward(const BackwardArgs& args, const Execution& execution);
 constexpr int64_t most_int8_columns = 0x7fffffff / (127 * 127);
 PackedStack* pack_stack(const Problem& problem, const Weights* weights, bool int8, const Execution& execution);
 void free_packed(PackedStack* packed);
+
+void add(Dtype dtype, void* sum, const void* term, int64_t n);  // sum[i] += term[i]
 
 void linear_forward(const LinearArgs& args, const Execution& execution);
 void linear_backward(const LinearBackwardArgs& args, const Execution& execution);

@@ -5,6 +5,9 @@
 // cell's equations read them. No gate leaves the buffer unless backward needs it. In a wide batch all of this happens tile by
 // tile, in a buffer of one tile (`fused`); else the input's products of a chunk of steps come first, so that their tiles are
 // full, and the buffer `xg` holds the chunk.
+//
+// Arrays of 16-bit numbers (Half) differ at the border alone: weights are widened as they are packed, rows of x as they are
+// gathered, and a state is rounded as soon as it is computed, so that the next step sees what the caller sees.
 #pragma once
 
 #include "layer.h"
@@ -31,7 +34,8 @@ struct RealMatrix {
   Panels<Real> panels(Range all, const Tile& tile) const { return panels_at(data, K, N, all, tile); }
 
   // One vector of a panel: lane l of row k is from[l*across + k*along] for l < count, else 0.
-  void pack(int64_t panel, int vector, const Real* from, int64_t across, int64_t along, int64_t count) const {
+  template <class Pointer>
+  void pack(int64_t panel, int vector, Pointer from, int64_t across, int64_t along, int64_t count) const {
     if (along == 1) return PackedMatrix<Real>::pack_lanes(at(panel, 0, vector), N * V::lanes, from, across, count, K);
     for (int64_t k = 0; k < K; ++k) {
       for (int l = 0; l < V::lanes; ++l) at(panel, k, vector)[l] = l < count ? from[l * across + k * along] : Real(0);
@@ -45,14 +49,15 @@ struct RealMatrix {
 
     Copies(int64_t rows, int64_t K_, Arena& arena) : K(K_), data(arena.take<Real>(rows * K)) {}
     Rows from(int64_t row) const { return {data + row * K, K}; }
-    void set(int64_t row, const Real* from) const {
-      for (int64_t k = 0; k < K; ++k) data[row * K + k] = from[k];
+    template <class Pointer>
+    void set(int64_t row, Pointer from) const {
+      copy(from, data + row * K, K);
     }
   };
 };
 
 // The weights of a layer as forward reads them: its matrices, a panel of units after the other, and the sum of the biases.
-template <class Real, class Cell, class Matrix = RealMatrix<Real>>
+template <class Real, class Cell, class Matrix = RealMatrix<Real>, class Storage = Plain<Real>>
 struct PackedLayer {
   static constexpr int lanes = Vec<Real>::lanes;
 
@@ -81,34 +86,34 @@ struct PackedLayer {
   int64_t unit(int64_t panel, int at) const { return panel * units() + at / Cell::slots * lanes; }
   int valid(int64_t unit) const { return static_cast<int>(larger(0, smaller(lanes, H - unit))); }
 
-  void pack(const Weights& weights, Range own, bool with_x) const {
+  void pack(const Weights& weights, Storage arrays, Range own, bool with_x) const {
     const int64_t across = weights.w_ih_row_stride, along = weights.w_ih_col_stride;
     for (int64_t panel = own.begin; panel < own.end; ++panel) {
       for (int at = 0; at < vectors; ++at) {
         const int64_t first = unit(panel, at), row = Cell::gate_of_slot[slot(at)] * H + first;
         const int64_t count = valid(first);
-        const Real* w_hh = static_cast<const Real*>(weights.w_hh) + row * H;
+        const auto w_hh = arrays.from(weights.w_hh) + row * H;
         if (with_x && in_x(slot(at)))
-          x.pack(panel, at - Cell::x_first, static_cast<const Real*>(weights.w_ih) + row * across, across, along,
-                 count);
+          x.pack(panel, at - Cell::x_first, arrays.from(weights.w_ih) + row * across, across, along, count);
         if (in_h(slot(at))) {
           h.pack(panel, at - Cell::h_first, w_hh, H, 1, count);
         } else if (Cell::reset_before) {
           n.pack(panel, 0, w_hh, H, 1, count);
         }
-        const Real* b_ih = weights.b_ih_per_sequence ? nullptr : row_or_null<Real>(weights.b_ih, 0, 0);
-        sum_biases(b_ih, weights.b_hh, panel, at).store(bias + (panel * vectors + at) * lanes);
+        const auto b_ih = arrays.from(weights.b_ih_per_sequence ? nullptr : weights.b_ih);
+        sum_biases(b_ih, arrays.from(weights.b_hh), panel, at).store(bias + (panel * vectors + at) * lanes);
       }
     }
   }
 
   // What a slot starts from: the biases of the products that reach it. b_ih: (G*H), of the layer or of one sequence.
-  Vec<Real> sum_biases(const Real* b_ih, const void* b_hh, int64_t panel, int at) const {
+  template <class Pointer>
+  Vec<Real> sum_biases(Pointer b_ih, Pointer b_hh, int64_t panel, int at) const {
     const int64_t first = unit(panel, at), row = Cell::gate_of_slot[slot(at)] * H + first;
     const int count = valid(first);
     Vec<Real> sum(0);
     if (in_x(slot(at))) sum = load_or_zero(b_ih, row, count);
-    if (in_h(slot(at)) || Cell::reset_before) sum = sum + load_or_zero(static_cast<const Real*>(b_hh), row, count);
+    if (in_h(slot(at)) || Cell::reset_before) sum = sum + load_or_zero(b_hh, row, count);
     return sum;
   }
 
@@ -116,7 +121,7 @@ struct PackedLayer {
   static bool in_h(int slot) { return slot >= Cell::h_first && slot < Cell::h_first + Cell::h_count; }
 };
 
-template <class Real, class Cell, class Matrix = RealMatrix<Real>>
+template <class Real, class Cell, class Matrix = RealMatrix<Real>, class Storage = Plain<Real>>
 class ForwardLayer {
   using V = Vec<Real>;
   using Weight = typename Matrix::Weight;
@@ -124,17 +129,22 @@ class ForwardLayer {
   static constexpr int lanes = V::lanes;
 
  public:
-  using Packed = PackedLayer<Real, Cell, Matrix>;
+  using Arrays = Storage;
+  using Packed = PackedLayer<Real, Cell, Matrix, Storage>;
 
   explicit ForwardLayer(const LayerForwardCall& call_)
       : call(call_),
         schedule(call.schedule),
+        arrays(call.dtype),
         H(call.H),
         arena{call.scratch},
         weights(open_weights()),
         capacity(call.fused ? 0 : chunk_capacity(schedule, chunk_rows_forward)),
         xg(arena.take<Real>(weights.panels * capacity * row_size())),
-        gathered(call.ids || reads_x_in_place() ? 0 : capacity, call.I, arena),
+        gathered(call.ids || reads_x_in_place() ? 0
+                 : call.fused                   ? 2 * schedule.B
+                                                : capacity,
+                 call.I, arena),
         rounded(Matrix::rounds ? (call.split_batch ? 1 : call.threads) * schedule.B : 0, H, arena) {
     const int64_t state = schedule.B * stride();
     for (Real*& buffer : h) buffer = arena.take<Real>(state);
@@ -148,9 +158,10 @@ class ForwardLayer {
     team = team_;
     panels = share_if(!call.split_batch, weights.panels, team);
     rows = call.split_batch ? balanced_rows(schedule, team) : Range{0, schedule.B};
-    if (!call.packed) weights.pack(call.io.weights, share(weights.panels, team), !call.ids);
+    if (!call.packed) weights.pack(call.io.weights, arrays, share(weights.panels, team), !call.ids);
     start(share(schedule.B, team));
     clear_padding();
+    if (call.fused) widen_x(0);
     sync(team);
     for (Range chunk{0, 0}; chunk.end < schedule.steps;) {
       chunk = next_chunk(schedule, chunk.end, chunk_rows_forward);
@@ -167,7 +178,9 @@ class ForwardLayer {
     return Packed(call.I, H, packed);
   }
 
-  bool reads_x_in_place() const { return !Matrix::rounds && in_user_order(schedule); }
+  bool reads_x_in_place() const {
+    return !Matrix::rounds && !Storage::converts && (call.fused || in_user_order(schedule));
+  }
 
   int64_t row_size() const { return weights.vectors * lanes; }
   int64_t stride() const { return padded_stride<Real>(weights.panels * weights.units()); }
@@ -184,26 +197,27 @@ class ForwardLayer {
   void start(Range own) const {
     for (int64_t j = own.begin; j < own.end; ++j) {
       const int64_t b = sequence(schedule, j);
-      start_state(h[0], call.io.h0, call.io.h_n, j, b);
-      if (Cell::has_c) start_state(c, call.io.c0, call.io.c_n, j, b);
+      start_state(h[0], arrays.from(call.io.h0), arrays.to(call.io.h_n), j, b);
+      if (Cell::has_c) start_state(c, static_cast<const Real*>(call.io.c0), static_cast<Real*>(call.io.c_n), j, b);
     }
   }
 
-  void start_state(Real* state, const void* initial, void* final, int64_t j, int64_t b) const {
-    const Real* from = row_or_null<Real>(initial, b, H);
+  template <class From, class To>
+  void start_state(Real* state, From initial, To final, int64_t j, int64_t b) const {
+    const From from = row_or_null(initial, b, H);
     for (int64_t u = 0; u < weights.panels * weights.units(); u += lanes) {
       const int n = weights.valid(u);
       const V value = load_or_zero(from, u, n);
       value.store(state + j * stride() + u);
-      if (length(schedule, b) == 0) value.store(static_cast<Real*>(final) + b * H + u, n);
+      if (length(schedule, b) == 0) write(value, final + b * H + u, n);
     }
   }
 
   void clear_padding() const {
-    zero_padding(schedule, static_cast<Real*>(call.y), call.y_stride, H, team);
-    zero_padding(schedule, static_cast<Real*>(call.io.gates), Cell::saved_gates * H, Cell::saved_gates * H, team);
+    zero_padding(schedule, arrays.to(call.y), call.y_stride, H, team);
+    zero_padding(schedule, arrays.to(call.io.gates), Cell::saved_gates * H, Cell::saved_gates * H, team);
     zero_padding(schedule, static_cast<Real*>(call.io.c), H, H, team);
-    zero_padding(schedule, static_cast<Real*>(call.io.h), H, H, team);
+    zero_padding(schedule, arrays.to(call.io.h), H, H, team);
   }
 
   // xg = bias + x W_ih^T for this member's rows and panels of a chunk.
@@ -233,15 +247,34 @@ class ForwardLayer {
   }
 
   Rows x_operand(Range chunk, int64_t s, Range chunk_rows) const {
-    if constexpr (!Matrix::rounds) {
+    if constexpr (!Matrix::rounds && !Storage::converts) {
       if (reads_x_in_place())
-        return {row_or_null<Real>(call.x, schedule.B * chunk.begin, call.x_stride), call.x_stride};
+        return {row_or_null(arrays.from(call.x), schedule.B * chunk.begin, call.x_stride), call.x_stride};
     }
-    for_each_row(
-        chunk, s, call.split_batch ? chunk_rows : share(chunk_rows.size(), team),
-        [&](int64_t row, int64_t user, int64_t) { gathered.set(row, row_or_null<Real>(call.x, user, call.x_stride)); });
+    for_each_row(chunk, s, call.split_batch ? chunk_rows : share(chunk_rows.size(), team),
+                 [&](int64_t row, int64_t user, int64_t) { gathered.set(row, x_row(user)); });
     meet();
     return gathered.from(0);
+  }
+
+  auto x_row(int64_t user) const { return row_or_null(arrays.from(call.x), user, call.x_stride); }
+
+  // Rows of x of a step to be fused, of which a step and the next are kept.
+  void widen_x(int64_t s) const {
+    if constexpr (Storage::converts) {
+      if (s >= schedule.steps) return;
+      const Range own = call.split_batch ? rows : share(schedule.B, team);
+      for (int64_t j = own.begin; j < own.end; ++j)
+        gathered.set(s % 2 * schedule.B + j, x_row(user_row(schedule, s, j)));
+    }
+  }
+
+  Operand<Real> fused_x_operand(int64_t s) const {
+    if constexpr (Storage::converts) {
+      return gathered.from(s % 2 * schedule.B);
+    } else {
+      return {x_row(user_row(schedule, s, 0)), call.x_stride};
+    }
   }
 
   // A state as a product's left operand. Each member rounds all that it reads: that takes less than to meet once more.
@@ -272,7 +305,8 @@ class ForwardLayer {
     for (int at = 0; at < weights.vectors; ++at) {
       V value = V::load(bias(panel) + at * lanes);
       if (bias_per_sequence())
-        value = weights.sum_biases(row_or_null<Real>(w.b_ih, b, Cell::gates * H), w.b_hh, panel, at);
+        value =
+            weights.sum_biases(row_or_null(arrays.from(w.b_ih), b, Cell::gates * H), arrays.from(w.b_hh), panel, at);
       if (call.ids && Packed::in_x(weights.slot(at))) value = value + column(call.ids[user], panel, at);
       value.store(to + at * lanes);
     }
@@ -286,9 +320,9 @@ class ForwardLayer {
     const Weights& w = call.io.weights;
     const int64_t unit = weights.unit(panel, at);
     const int valid = weights.valid(unit);
-    const Real* from = static_cast<const Real*>(w.w_ih) + id * w.w_ih_col_stride +
-                       (Cell::gate_of_slot[weights.slot(at)] * H + unit) * w.w_ih_row_stride;
-    if (w.w_ih_row_stride == 1) return V::load(from, valid);
+    const auto from = arrays.from(w.w_ih) +
+                      (id * w.w_ih_col_stride + (Cell::gate_of_slot[weights.slot(at)] * H + unit) * w.w_ih_row_stride);
+    if (w.w_ih_row_stride == 1) return read(from, valid);
     Real lane[lanes] = {};
     for (int l = 0; l < valid; ++l) lane[l] = from[l * w.w_ih_row_stride];
     return V::load(lane);
@@ -328,12 +362,12 @@ class ForwardLayer {
   // reset_before, whose second product needs the whole of the first.
   void fused_step(int64_t s) const {
     alignas(cache_line) Real buffer[3][Vec<Real>::accumulators * lanes];
-    const Operand<Real> x{row_or_null<Real>(call.x, user_row(schedule, s, 0), call.x_stride), call.x_stride};
     const Operand<Real> h_prev{h[s % 2], stride()};
     const auto sums = [&](const Tile& tile, int slot) {
       return Sums<Real>{buffer[slot], row_size(), row_size(), bias(tile.panel), 0};
     };
     const auto run = [&](auto blocks) {
+      const Operand<Real> x = fused_x_operand(s);
       constexpr int n = decltype(blocks)::value;
       for_each_tile<Real>(
           rows, panels, Cell::slots * n, [&](const Tile& tile, int) { prefetch_outputs(s, tile); },
@@ -345,6 +379,7 @@ class ForwardLayer {
           [&](const Tile& tile, int slot) { finish(sums(tile, slot), s, tile); }, false);
     };
     if constexpr (!Cell::reset_before && !Matrix::rounds) with_constant<Cell::slots == 1 ? 2 : 1>(weights.blocks, run);
+    widen_x(s + 1);
     meet();
   }
 
@@ -354,13 +389,13 @@ class ForwardLayer {
     for (int64_t j = tile.row; j < tile.row + tile.rows; ++j) {
       const int64_t user = user_row(schedule, s, j);
       prefetch(h[(s + 1) % 2] + j * stride() + unit, count);
-      prefetch(static_cast<const Real*>(call.y) + user * call.y_stride + unit, count);
+      prefetch(arrays.from(call.y) + (user * call.y_stride + unit), count);
       if (Cell::has_c) prefetch(c + j * stride() + unit, count);
       if (!call.io.h) continue;
-      prefetch(static_cast<const Real*>(call.io.h) + user * H + unit, count);
+      prefetch(arrays.from(call.io.h) + (user * H + unit), count);
       if (Cell::has_c) prefetch(static_cast<const Real*>(call.io.c) + user * H + unit, count);
       for (int g = 0; g < Cell::saved_gates; ++g) {
-        prefetch(static_cast<const Real*>(call.io.gates) + (user * Cell::saved_gates + g) * H + unit, count);
+        prefetch(arrays.from(call.io.gates) + ((user * Cell::saved_gates + g) * H + unit), count);
       }
     }
   }
@@ -432,28 +467,30 @@ class ForwardLayer {
                                  V c_new) const {
     const int64_t b = sequence(schedule, j), user = user_row(schedule, s, j), at = j * stride() + unit;
     const int n = weights.valid(unit);
+    h_new = arrays.rounded(h_new);
     h_new.store(h[(s + 1) % 2] + at);
     if (Cell::has_c) c_new.store(c + at);
     if (n == 0) return;
-    h_new.store(static_cast<Real*>(call.y) + user * call.y_stride + unit, n);
+    write(h_new, arrays.to(call.y) + (user * call.y_stride + unit), n);
     if (call.io.h) save_row(user, unit, n, a, h_new, c_new);
     if (j < schedule.active[s + 1]) return;  // it goes on
-    h_new.store(static_cast<Real*>(call.io.h_n) + b * H + unit, n);
+    write(h_new, arrays.to(call.io.h_n) + (b * H + unit), n);
     if (Cell::has_c) c_new.store(static_cast<Real*>(call.io.c_n) + b * H + unit, n);
   }
 
   void save_row(int64_t user, int64_t unit, int n, const V (&a)[Cell::slots], V h_new, V c_new) const {
-    h_new.store(static_cast<Real*>(call.io.h) + user * H + unit, n);
+    write(h_new, arrays.to(call.io.h) + (user * H + unit), n);
     if (Cell::has_c) c_new.store(static_cast<Real*>(call.io.c) + user * H + unit, n);
     if constexpr (Cell::saved_gates > 0) {
-      Real* gates = static_cast<Real*>(call.io.gates) + user * Cell::saved_gates * H + unit;
+      const auto gates = arrays.to(call.io.gates) + (user * Cell::saved_gates * H + unit);
       RNNKERNELS_UNROLL
-      for (int q = 0; q < Cell::slots; ++q) a[q].store(gates + Cell::saved_index[q] * H, n);
+      for (int q = 0; q < Cell::slots; ++q) write(a[q], gates + Cell::saved_index[q] * H, n);
     }
   }
 
   const LayerForwardCall& call;
   const Schedule& schedule;
+  const Storage arrays;
   const int64_t H;
   Arena arena;
   const Packed weights;

@@ -277,6 +277,7 @@ template <class Real>
 inline void prefetch(const Real* p, int64_t n) {
   for (int64_t i = 0; i < n; i += cache_line / static_cast<int64_t>(sizeof(Real))) __builtin_prefetch(p + i);
 }
+inline void prefetch(Halves p, int64_t n) { prefetch(p.data, n); }
 
 // The right operand of an ordinary product: K x columns, in panels of N vectors; the last panel is padded with zeros.
 template <class Real>
@@ -296,7 +297,7 @@ struct PackedMatrix {
   int64_t panel_size() const { return K * width(); }
   int64_t size() const { return panels() * panel_size(); }
 
-  // Row k of the matrix is at row(k), or absent (zeros) where that is null.
+  // Row k of the matrix is at row(k), a pointer to Real or Halves, or absent (zeros) where that is null.
   template <class Row>
   void pack(Range own_panels, const Row& row) const {
     using V = Vec<Real>;
@@ -304,12 +305,13 @@ struct PackedMatrix {
     for (int64_t p = own_panels.begin; p < own_panels.end; ++p) {
       Real* to = data + p * panel_size();
       for (int64_t k = 0; k < K; ++k) {
-        const Real* from = row(k);
-        if (const Real* soon = k + ahead < K ? row(k + ahead) : nullptr) prefetch(soon + p * width(), width());
+        const auto from = row(k);
+        if (const auto soon = k + ahead < K ? row(k + ahead) : decltype(row(k))())
+          prefetch(soon + p * width(), width());
         for (int v = 0; v < N; ++v, to += V::lanes) {
           const int64_t column = p * width() + v * V::lanes;
           const int n = static_cast<int>(larger(0, smaller(V::lanes, columns - column)));
-          (from && n ? V::load(from + column, n) : V(0)).store(to);
+          (from && n ? read(from + column, n) : V(0)).store(to);
         }
       }
     }
@@ -326,12 +328,13 @@ struct PackedMatrix {
   }
 
   // One vector of a panel: lane l of row k is from[l*from_stride + k] for l < valid, else 0.
-  static void pack_lanes(Real* to, int64_t to_stride, const Real* from, int64_t from_stride, int64_t valid, int64_t K) {
+  template <class Pointer>
+  static void pack_lanes(Real* to, int64_t to_stride, Pointer from, int64_t from_stride, int64_t valid, int64_t K) {
     using V = Vec<Real>;
     for (int64_t k = 0; k < K; k += V::lanes) {
       const int n = static_cast<int>(smaller(V::lanes, K - k));
       V square[V::lanes];
-      for (int l = 0; l < V::lanes; ++l) square[l] = l < valid ? V::load(from + l * from_stride + k, n) : V(0);
+      for (int l = 0; l < V::lanes; ++l) square[l] = l < valid ? read(from + l * from_stride + k, n) : V(0);
       transpose(square);
       for (int l = 0; l < n; ++l) square[l].store(to + (k + l) * to_stride);
     }
@@ -341,6 +344,29 @@ struct PackedMatrix {
 template <class Real>
 inline void fill_zero(Real* p, int64_t n) {
   for (int64_t i = 0; i < n; ++i) p[i] = 0;
+}
+inline void fill_zero(Halves p, int64_t n) { fill_zero(p.data, n); }
+
+template <class Real>
+inline void copy(const Real* from, Real* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] = from[i];
+}
+inline void copy(Halves from, float* to, int64_t n) {
+  constexpr int lanes = Vec<float>::lanes;
+  for (int64_t i = 0; i < n; i += lanes) {
+    const int valid = static_cast<int>(smaller(lanes, n - i));
+    read(from + i, valid).store(to + i, valid);
+  }
+}
+
+// to = or += from, rounded once.
+inline void round_to(Halves to, const float* from, int64_t n, bool add) {
+  constexpr int lanes = Vec<float>::lanes;
+  for (int64_t i = 0; i < n; i += lanes) {
+    const int valid = static_cast<int>(smaller(lanes, n - i));
+    const Vec<float> value = Vec<float>::load(from + i, valid);
+    write(add ? read(to + i, valid) + value : value, to + i, valid);
+  }
 }
 
 // Calls body(vector offset within the row, column, valid lanes) for each vector of a tile's row that has a column.

@@ -22,6 +22,7 @@ struct Schedule {
 };
 
 struct LayerForwardCall {
+  Dtype dtype;
   int64_t I, H;
   Schedule schedule;
   const void* x;
@@ -37,6 +38,7 @@ struct LayerForwardCall {
 };
 
 struct LayerBackwardCall {
+  Dtype dtype;
   int64_t I, H;
   Schedule schedule;
   const void* x;
@@ -60,7 +62,7 @@ struct LayerKernel {
   size_t (*backward_scratch)(const LayerBackwardCall&);
   void (*backward)(const LayerBackwardCall&, const Team&);
   size_t (*packed_bytes)(int64_t I, int64_t H);
-  void (*pack)(const Weights&, int64_t I, int64_t H, void* packed, const Team&);
+  void (*pack)(const Weights&, Dtype, int64_t I, int64_t H, void* packed, const Team&);
 };
 
 template <class Args>
@@ -70,17 +72,23 @@ struct HeadKernel {
   void (*run)(const Args&, char* scratch, const Team&);
 };
 
+// Of bfloat16 and float16 the layers are kernels of their own. The heads are those of float32 on widened blocks
+// (half_heads.cpp): here they have but their names.
 struct KernelSet {
   Isa isa;
   Dtype dtype;
   const LayerKernel* layers;       // one per cell, in the order of Cell
-  const LayerKernel* int8_layers;  // forward alone, of weights packed as int8; null for f64
+  const LayerKernel* int8_layers;  // forward alone, of weights packed as int8; null but for f32
   HeadKernel<LinearArgs> linear_forward;
   HeadKernel<LinearBackwardArgs> linear_backward;
   HeadKernel<CrossEntropyArgs> cross_entropy_forward;
   HeadKernel<CrossEntropyBackwardArgs> cross_entropy_backward;
   HeadKernel<LinearCrossEntropyArgs> linear_cross_entropy_forward;
   HeadKernel<LinearCrossEntropyBackwardArgs> linear_cross_entropy_backward;
+
+  // To float32 and back, rounded; null for f32 and f64.
+  void (*widen)(const void* from, float* to, int64_t n);
+  void (*round)(const float* from, void* to, int64_t n, bool add);
 };
 
 }  // namespace rnnkernels::cpu

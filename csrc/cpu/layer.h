@@ -82,8 +82,8 @@ inline Range balanced_rows(const Schedule& schedule, const Team& team) {
 }
 
 // Zeroes `columns` of every padded (t, b) of an array; sequences are shared by the team.
-template <class Real>
-inline void zero_padding(const Schedule& schedule, Real* array, int64_t stride, int64_t columns, const Team& team) {
+template <class Pointer>
+inline void zero_padding(const Schedule& schedule, Pointer array, int64_t stride, int64_t columns, const Team& team) {
   if (!array || !schedule.lengths) return;
   const Range own = share(schedule.B, team);
   for (int64_t b = own.begin; b < own.end; ++b) {
@@ -106,14 +106,15 @@ inline void for_each_column_sum(const Real* matrix, int64_t stride, int64_t rows
   }
 }
 
-template <class Real>
-inline const Real* row_or_null(const void* array, int64_t row, int64_t stride) {
-  return array ? static_cast<const Real*>(array) + row * stride : nullptr;
+template <class Pointer>
+inline Pointer row_or_null(Pointer array, int64_t row, int64_t stride) {
+  return array ? array + row * stride : Pointer();
 }
 
-template <class Real>
-inline Vec<Real> load_or_zero(const Real* row, int64_t column, int n) {
-  return row ? Vec<Real>::load(row + column, n) : Vec<Real>(0);
+template <class Pointer>
+inline auto load_or_zero(Pointer row, int64_t column, int n) {
+  using V = decltype(read(row, n));
+  return row ? read(row + column, n) : V(0);
 }
 
 RNNKERNELS_END_NAMESPACE

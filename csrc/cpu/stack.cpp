@@ -9,6 +9,7 @@
 #include <numeric>
 #include <vector>
 
+#include "../core/half.h"
 #include "../core/philox.h"
 #include "kernel_sets.h"
 #include "plan.h"
@@ -57,8 +58,6 @@ class Order {
   const int64_t* lengths_;
   std::vector<int64_t> order_, active_, first_row_;
 };
-
-size_t size_of(Dtype dtype) { return dtype == Dtype::f32 ? 4 : 8; }
 
 const void* offset(const void* p, int64_t elements, Dtype dtype) {
   return p ? static_cast<const char*>(p) + elements * static_cast<int64_t>(size_of(dtype)) : nullptr;
@@ -154,14 +153,44 @@ void explain(const char* kernel, const Problem& p, int layer, const Plan& plan, 
                plan.why, plan.fused ? ", input and state in one tile" : "", static_cast<double>(scratch) / 1048576);
 }
 
+// 16-bit numbers, one by one.
+struct Bf16 {
+  using Number = uint16_t;
+  static float widen(uint16_t x) { return from_bf16(x); }
+  static uint16_t round(float x) { return to_bf16(x); }
+};
+struct F16 {
+  using Number = uint16_t;
+  static float widen(uint16_t x) { return from_f16(x); }
+  static uint16_t round(float x) { return to_f16(x); }
+};
 template <class Real>
-void drop(Real* y, int64_t n, double probability, uint64_t key, int layer) {
+struct Itself {
+  using Number = Real;
+  static Real widen(Real x) { return x; }
+  static Real round(Real x) { return x; }
+};
+
+// Calls body with the one of these that dtype is.
+template <class Body>
+void with_format(Dtype dtype, const Body& body) {
+  switch (dtype) {
+    case Dtype::f32: return body(Itself<float>());
+    case Dtype::f64: return body(Itself<double>());
+    case Dtype::bf16: return body(Bf16());
+    case Dtype::f16: return body(F16());
+  }
+}
+
+template <class Format>
+void drop(typename Format::Number* y, int64_t n, double probability, uint64_t key, int layer) {
+  using Real = decltype(Format::widen(*y));
   const uint32_t threshold = static_cast<uint32_t>(std::nearbyint(probability * 16777216.0));
   const Real scale = Real(1) / (Real(1) - static_cast<Real>(probability));
   for (int64_t block = 0; block * 4 < n; ++block) {
     const Philox random = dropout_block(key, static_cast<uint64_t>(block), static_cast<uint32_t>(layer));
     for (int64_t e = block * 4; e < std::min(n, block * 4 + 4); ++e) {
-      y[e] = dropout_keeps(random.word[e % 4], threshold) ? y[e] * scale : Real(0);
+      y[e] = Format::round(dropout_keeps(random.word[e % 4], threshold) ? Format::widen(y[e]) * scale : Real(0));
     }
   }
 }
@@ -170,11 +199,10 @@ void drop(Real* y, int64_t n, double probability, uint64_t key, int layer) {
 void drop(const Problem& problem, void* y, int layer) {
   if (problem.dropout <= 0) return;
   const int64_t n = problem.T * problem.B * problem.directions * problem.H;
-  if (problem.dtype == Dtype::f32) {
-    drop(static_cast<float*>(y), n, problem.dropout, problem.dropout_key, layer);
-  } else {
-    drop(static_cast<double*>(y), n, problem.dropout, problem.dropout_key, layer);
-  }
+  with_format(problem.dtype, [&](auto format) {
+    using Format = decltype(format);
+    drop<Format>(static_cast<typename Format::Number*>(y), n, problem.dropout, problem.dropout_key, layer);
+  });
 }
 
 // The kernels of a pack, which stay those it was made for, or of a call without one.
@@ -183,12 +211,16 @@ const LayerKernel& layer_kernel(const Problem& problem, Isa isa, bool int8) {
   return (int8 ? set.int8_layers : set.layers)[static_cast<int>(problem.cell)];
 }
 
-template <class Real>
-void add(Real* sum, const Real* term, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) sum[i] += term[i];
-}
-
 }  // namespace
+
+void add(Dtype dtype, void* sum, const void* term, int64_t n) {
+  with_format(dtype, [&](auto format) {
+    using Format = decltype(format);
+    auto* to = static_cast<typename Format::Number*>(sum);
+    const auto* from = static_cast<const typename Format::Number*>(term);
+    for (int64_t i = 0; i < n; ++i) to[i] = Format::round(Format::widen(to[i]) + Format::widen(from[i]));
+  });
+}
 
 void forward(const ForwardArgs& args, const Execution& execution) {
   const Problem& p = args.problem;
@@ -199,9 +231,11 @@ void forward(const ForwardArgs& args, const Execution& execution) {
     LayerRun<LayerForwardCall> layer{kernel.forward, {}, {}};
     const bool fusible = !int8 && (l || !p.ids) && !p.lengths && p.cell != Cell::gru_reset_before &&
                          (args.packed || !args.layer[l * p.directions].weights.b_ih_per_sequence);
-    const Plan plan = plan_directions(p, order, l, {1, fusible, int8 ? 1 : size_of(p.dtype)}, execution.num_threads);
+    const Plan plan =
+        plan_directions(p, order, l, {1, fusible, int8 ? 1 : size_of(computed_in(p.dtype))}, execution.num_threads);
     for (int d = 0; d < p.directions; ++d) {
       LayerForwardCall call{};
+      call.dtype = p.dtype;
       call.I = input_size(p, l);
       call.H = p.H;
       call.schedule = order.schedule(reversed(p, d));
@@ -237,9 +271,10 @@ void backward(const BackwardArgs& args, const Execution& execution) {
     void* dx = l ? dy_below->data : args.dx;
     Scratch second_dx(dx && p.directions == 2 ? dx_bytes : 0);
     LayerRun<LayerBackwardCall> layer{kernel.backward, {}, {}};
-    const Plan plan = plan_directions(p, order, l, {3, false, size_of(p.dtype)}, execution.num_threads);
+    const Plan plan = plan_directions(p, order, l, {3, false, size_of(computed_in(p.dtype))}, execution.num_threads);
     for (int d = 0; d < p.directions; ++d) {
       LayerBackwardCall call{};
+      call.dtype = p.dtype;
       call.I = I;
       call.H = p.H;
       call.schedule = order.schedule(reversed(p, d));
@@ -257,10 +292,7 @@ void backward(const BackwardArgs& args, const Execution& execution) {
     }
     explain(kernel.backward_name, p, l, plan, layer.scratch_bytes);
     layer.run(plan.threads);
-    if (second_dx.data && p.dtype == Dtype::f32)
-      add(static_cast<float*>(dx), reinterpret_cast<float*>(second_dx.data), dx_size);
-    if (second_dx.data && p.dtype == Dtype::f64)
-      add(static_cast<double*>(dx), reinterpret_cast<double*>(second_dx.data), dx_size);
+    if (second_dx.data) add(p.dtype, dx, second_dx.data, dx_size);
     if (l) drop(p, dx, l - 1);
   }
 }
@@ -274,7 +306,8 @@ PackedStack* pack_stack(const Problem& problem, const Weights* weights, bool int
     for (int d = 0; d < problem.directions; ++d) {
       const int64_t I = input_size(problem, l);
       packed->layer.emplace_back(kernel.packed_bytes(I, problem.H));
-      kernel.pack(weights[l * problem.directions + d], I, problem.H, packed->layer.back().data, {0, 1, nullptr});
+      kernel.pack(weights[l * problem.directions + d], problem.dtype, I, problem.H, packed->layer.back().data,
+                  {0, 1, nullptr});
     }
   }
   return packed.release();

@@ -1,6 +1,8 @@
 // The lane type, Vec<Real>, of the ISA this translation unit is compiled for.
 #pragma once
 
+#include "../api.h"
+
 #define RNNKERNELS_STRINGIFY_TOKENS(x) #x
 #define RNNKERNELS_STRINGIFY(x) RNNKERNELS_STRINGIFY_TOKENS(x)
 // clang-format off
@@ -13,6 +15,8 @@
 #else
 #define RNNKERNELS_UNROLL _Pragma("GCC unroll 16")
 #endif
+
+#include "storage.h"
 
 RNNKERNELS_BEGIN_NAMESPACE
 
@@ -34,9 +38,10 @@ struct Several {
   }
 
   // Vectors side by side in memory; only the first `last` lanes of the last one are there.
-  static RNNKERNELS_INLINE Several load(const Real* p, int last) {
+  template <class Pointer>
+  static RNNKERNELS_INLINE Several load(Pointer p, int last) {
     Several a;
-    RNNKERNELS_EACH a.v[i] = V::load(p + i * V::lanes, i == n - 1 ? last : V::lanes);
+    RNNKERNELS_EACH a.v[i] = read(p + i * V::lanes, i == n - 1 ? last : V::lanes);
     return a;
   }
   RNNKERNELS_INLINE void store(Real* p, int last) const {

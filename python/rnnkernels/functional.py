@@ -74,15 +74,16 @@ def lstm_forward(
     Parameters
     ----------
     x
-        (T, B, I) float32 or float64, or token ids (T, B) of int32 or int64 in [0, I): the columns of w_ih
-        they name are gathered.  All floating-point arguments share one dtype.  Any strides and alignment.
+        (T, B, I) of floats, or token ids (T, B) of int32 or int64 in [0, I): the columns of w_ih they name
+        are gathered.  All floating-point arguments share one dtype: float32, float64, float16, or bfloat16,
+        a dtype of that name such as ml_dtypes has.  Any strides and alignment.
     w_ih, w_hh
         (4*H, I) and (4*H, H), rows in the order i, f, g, o.  With ids, a transposed table ``table.T``, whose
         columns lie side by side in memory, is the fast layout of w_ih.
     b_ih, b_hh
         (4*H) or None; b_ih may be (B, 4*H), a bias per sequence.
     h0, c0
-        (B, H), or None for zeros.
+        (B, H), or None for zeros; c0 is float32 where the others have 16 bits, and so are c_n and saved.c.
     lengths
         (B) integers in [0, T]: step t >= lengths[b] of sequence b is padding, never read and 0 in y.
     reverse
@@ -125,8 +126,8 @@ def lstm_backward(
     Parameters
     ----------
     dy, dh_n, dc_n
-        (T, B, H), (B, H), (B, H): gradients with respect to y, h_n and c_n; None means zeros.  dy in padding
-        is ignored.
+        (T, B, H), (B, H), (B, H): gradients with respect to y, h_n and c_n, of their dtypes; None means
+        zeros.  dy in padding is ignored.
     saved
         From ``lstm_forward``, of this module or the reference; the arrays it borrows must not have changed.
     needs
@@ -140,8 +141,9 @@ def lstm_backward(
     Returns
     -------
     LSTMGrads
-        Each gradient has the shape of its argument; None if not in ``needs``, for an absent bias, for dx of
-        ids, and for dw_hr and dpeephole.  With ids dw_ih is the transpose of a C-contiguous (I, 4*H) array.
+        Each gradient has the shape and dtype of its argument; None if not in ``needs``, for an absent bias,
+        for dx of ids, and for dw_hr and dpeephole.  With ids dw_ih is the transpose of a C-contiguous
+        (I, 4*H) array.
 
     Raises
     ------
@@ -178,7 +180,7 @@ def gru_forward(
     Parameters
     ----------
     x
-        (T, B, I) float32 or float64, or token ids (T, B) of int32 or int64 in [0, I), as in ``lstm_forward``.
+        (T, B, I) of floats, or token ids (T, B) of int32 or int64 in [0, I), as in ``lstm_forward``.
     w_ih, w_hh
         (3*H, I) and (3*H, H), rows in the order r, z, n.
     b_ih, b_hh
@@ -261,7 +263,7 @@ def rnn_forward(
     Parameters
     ----------
     x
-        (T, B, I) float32 or float64, or token ids (T, B) of int32 or int64 in [0, I), as in ``lstm_forward``.
+        (T, B, I) of floats, or token ids (T, B) of int32 or int64 in [0, I), as in ``lstm_forward``.
     w_ih, w_hh
         (H, I) and (H, H).
     b_ih, b_hh
@@ -351,8 +353,8 @@ def stack_forward(
         params[layer][direction] = (w_ih, w_hh, b_ih, b_hh), tuples or lists; a bias may be None; direction 1
         is reverse.  Shapes as in level 0, w_ih of later layers (G*H, D*H).
     hx
-        (L*D, B, H), index layer * D + direction as in PyTorch; the pair (h0, c0) of them for an LSTM; None
-        means zeros.
+        (L*D, B, H), index layer * D + direction as in PyTorch; the pair (h0, c0) of them for an LSTM, c0
+        float32 for 16-bit dtypes; None means zeros.
     lengths
         (B) integers in [0, T], as in ``lstm_forward``.
     dropout
@@ -549,7 +551,7 @@ def linear_forward(
     Parameters
     ----------
     x, w, b
-        (..., I), (O, I), (O) or None; all float32 or all float64.
+        (..., I), (O, I), (O) or None, of one dtype as in ``lstm_forward``.
     save
         False returns ``saved`` as None.
     out
@@ -615,7 +617,7 @@ def softmax_cross_entropy_forward(
     Parameters
     ----------
     logits
-        (..., V), float32 or float64.
+        (..., V), of a dtype as in ``lstm_forward``.
     targets
         (...), int32 or int64 in [0, V), or ``ignore_index`` (which may itself lie in [0, V)).
     reduction
@@ -624,7 +626,8 @@ def softmax_cross_entropy_forward(
     Returns
     -------
     CrossEntropyForward
-        loss () or, for "none", (...), of the dtype of logits; saved, for ``softmax_cross_entropy_backward``.
+        loss () or, for "none", (...), of the dtype of logits, but float32 where that has 16 bits; saved, for
+        ``softmax_cross_entropy_backward``.
 
     Raises
     ------
@@ -645,7 +648,7 @@ def softmax_cross_entropy_backward(
     Parameters
     ----------
     dloss
-        None for 1, a number, or an array of the shape of the loss.
+        None for 1, a number, or an array of the shape and dtype of the loss.
     saved
         From ``softmax_cross_entropy_forward``.
 
@@ -679,7 +682,7 @@ def linear_cross_entropy_forward(
     Parameters
     ----------
     h, w, b
-        (..., H), (V, H), (V) or None; all float32 or all float64.
+        (..., H), (V, H), (V) or None, of one dtype as in ``lstm_forward``.
     targets, ignore_index, reduction
         As in ``softmax_cross_entropy_forward``.
 

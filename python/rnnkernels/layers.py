@@ -53,8 +53,8 @@ class Recurrent:
         if dropout and num_layers == 1:
             warnings.warn("dropout acts between layers: with num_layers=1 it does nothing", stacklevel=3)
         self.dtype = np.dtype(dtype)
-        if self.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
-            raise TypeError(f"dtype: expected float32 or float64, got {self.dtype}")
+        if self.dtype.name not in ("float32", "float64", "bfloat16", "float16"):
+            raise TypeError(f"dtype: expected float32, float64, bfloat16 or float16, got {self.dtype}")
         self.kind, self.input_size, self.hidden_size = kind, input_size, hidden_size
         self.num_layers, self.bias, self.batch_first = num_layers, bias, batch_first
         self.dropout, self.bidirectional = dropout, bidirectional
@@ -294,7 +294,8 @@ class LSTM(Recurrent):
     bidirectional
         Adds to each layer a second one that runs from the last step to the first.
     dtype
-        float32 or float64.
+        float32, float64, float16, or the bfloat16 of ml_dtypes: of parameters, x, y and h; with 16 bits c is
+        float32.
     rng
         Source of the initial parameters, U(-1/sqrt(H), 1/sqrt(H)); None for a fresh generator.
 
@@ -478,7 +479,7 @@ def _check_size(name: str, size: int, least: int) -> None:
 
 def _check_input(x: Array, input_size: int, dtype: np.dtype[Any]) -> None:
     """Blame x, not the weights, where the two do not fit; the kernels check the rest."""
-    if isinstance(x, np.ndarray) and x.dtype.kind == "f":
+    if isinstance(x, np.ndarray) and (x.dtype.kind == "f" or x.dtype.name == "bfloat16"):
         if x.dtype != dtype:
             raise TypeError(f"x: expected {dtype} like the layer, got {x.dtype}")
         if x.ndim and x.shape[-1] != input_size:

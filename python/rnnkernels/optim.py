@@ -64,7 +64,8 @@ class Optimizer(ABC):
     Parameters
     ----------
     params
-        A list of arrays or a dict of them (a layer's ``state_dict()``), updated in place by ``step``.
+        A list of arrays or a dict of them (a layer's ``state_dict()``), updated in place by ``step``.  Of
+        float32 or wider: in 16 bits small steps are lost, so optimise float32 copies (docs/accuracy.md).
     lr
         Step size; the attribute ``lr`` may be changed between steps.
     weight_decay
@@ -75,7 +76,7 @@ class Optimizer(ABC):
     ValueError
         For a negative or non-finite lr or weight_decay, or a read-only parameter.
     TypeError
-        For a parameter that is no floating-point array.
+        For a parameter that is no floating-point array, or one of 16 bits.
     """
 
     _slots: ClassVar[tuple[str, ...]] = ()  # arrays that are kept for each parameter, zero at first
@@ -86,6 +87,8 @@ class Optimizer(ABC):
         self.lr, self.weight_decay, self._steps = lr, weight_decay, 0
         self._params = _named(params)
         for name, p in self._params.items():
+            if isinstance(p, np.ndarray) and p.dtype.name in ("bfloat16", "float16"):
+                raise TypeError(f"params[{name}]: expected float32 or wider, got {p.dtype}")
             if not isinstance(p, np.ndarray) or p.dtype.kind != "f":
                 raise TypeError(
                     f"params[{name}]: expected a floating-point NumPy array, got {type(p).__name__}"

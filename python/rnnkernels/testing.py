@@ -8,7 +8,7 @@ of cancelling terms has no small relative error of its own, in any order of summ
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass, replace
 from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
@@ -27,11 +27,24 @@ class Tolerance(NamedTuple):
 
 
 # The contract, for T <= 1000 and weights of PyTorch's default size, is 1e-5 and 1e-4 for float32 and
-# 1e-13 and 1e-12 for float64; these are its multiples of eps, rounded down.
+# 1e-13 and 1e-12 for float64; these are its multiples of eps, rounded down.  In 16 bits a rounding
+# alone is up to half an eps; gradients are measured from what forward kept, which had been rounded already.
 TOLERANCES = {
     "float32": Tolerance(forward=80, gradient=800),
     "float64": Tolerance(forward=450, gradient=4500),
+    "bfloat16": Tolerance(forward=2, gradient=1),
+    "float16": Tolerance(forward=2, gradient=1),
 }
+EPS = {"float32": 2.0**-23, "float64": 2.0**-52, "bfloat16": 2.0**-7, "float16": 2.0**-10}
+
+# Of a problem in 16 bits these are float32 all the same: c, losses, and gradients of them.
+_WIDE = {"c", "c0", "c_n", "cx", "dc0", "dc_n", "dcx", "loss", "dloss"}
+
+
+def dtype_of(name: str, dtype: DTypeLike) -> np.dtype[Any]:
+    """The dtype of an argument or result, by its name, of a problem in `dtype`."""
+    dtype = np.dtype(dtype)
+    return np.dtype(np.float32) if dtype.itemsize == 2 and name.split(".")[-1] in _WIDE else dtype
 
 
 def budget(dtype: DTypeLike, kind: Kind) -> float:
@@ -40,7 +53,7 @@ def budget(dtype: DTypeLike, kind: Kind) -> float:
     Parameters
     ----------
     dtype
-        float32 or float64.
+        float32, float64, bfloat16 or float16.
     kind
         "forward" for y, h_n, c_n and losses, "gradient" for everything a backward returns.
 
@@ -49,8 +62,8 @@ def budget(dtype: DTypeLike, kind: Kind) -> float:
     KeyError
         For a dtype that the table does not list.
     """
-    dtype = np.dtype(dtype)
-    return float(getattr(TOLERANCES[dtype.name], kind) * np.finfo(dtype).eps)
+    name = np.dtype(dtype).name
+    return float(getattr(TOLERANCES[name], kind) * EPS[name])
 
 
 def relative_error(got: ArrayLike, want: ArrayLike) -> float:
@@ -80,15 +93,17 @@ def share_of_budget(got: ArrayLike, want: ArrayLike, *, dtype: DTypeLike, kind: 
     return relative_error(got, want) / budget(dtype, kind)
 
 
-def assert_within_budget(got: ArrayLike, want: ArrayLike, kind: Kind, *, name: str = "result") -> None:
-    """Assert that `got`, whose dtype sets the budget, is `want` (usually float64) to within it.
+def assert_within_budget(
+    got: ArrayLike, want: ArrayLike, kind: Kind, *, name: str = "result", dtype: DTypeLike | None = None
+) -> None:
+    """Assert that `got` is `want` (usually float64) to within the budget of `dtype`, by default its own.
 
     Raises
     ------
     AssertionError
         Names `name`, the error, the budget and the share of it.
     """
-    dtype = np.asarray(got).dtype
+    dtype = np.asarray(got).dtype if dtype is None else np.dtype(dtype)
     error, limit = relative_error(got, want), budget(dtype, kind)
     if not error <= limit:
         raise AssertionError(
@@ -150,8 +165,8 @@ class CellCase:
         rng = np.random.default_rng(seed)
         _, options, gates = CELL_KINDS[kind]
 
-        def normal(*shape: int) -> Array:
-            return rng.standard_normal(shape).astype(dtype)
+        def normal(*shape: int, name: str = "") -> Array:
+            return rng.standard_normal(shape).astype(dtype_of(name, dtype))
 
         def weight(*shape: int) -> Array:
             return np.asarray(rng.uniform(-1.0, 1.0, shape) / np.sqrt(H), dtype)
@@ -166,7 +181,7 @@ class CellCase:
             arguments["b_hh"] = weight(gates * H)
         states = ("h", "c") if kind == "lstm" else ("h",)
         if self.state:
-            arguments |= {f"{name}0": normal(B, H) for name in states}
+            arguments |= {f"{name}0": normal(B, H, name=f"{name}0") for name in states}
         lengths = rng.integers(T + 1, size=B) if self.ragged else np.full(B, T)
         if self.ragged:
             lengths[0], lengths[-1] = 0, T
@@ -175,7 +190,9 @@ class CellCase:
         padding = np.arange(T)[:, None] >= lengths  # (T, B)
         arguments["x"][padding] = -7 if self.ids else np.nan
         dy[padding] = np.nan
-        cotangents = {"dy": dy} | ({f"d{name}_n": normal(B, H) for name in states} if self.state else {})
+        cotangents = {"dy": dy}
+        if self.state:
+            cotangents |= {f"d{name}_n": normal(B, H, name=f"d{name}_n") for name in states}
         return CellProblem(kind, arguments | options | {"reverse": self.reverse}, cotangents)
 
 
@@ -203,13 +220,17 @@ class CellProblem:
 
 
 def as_float64(value: Any) -> Any:
-    """`value` with every floating-point array in it widened, through mappings, tuples and lists."""
+    """`value` with every array of numbers in it widened, through mappings, tuples, lists and dataclasses."""
     if isinstance(value, np.ndarray):
-        return value.astype(np.float64) if value.dtype.kind == "f" else value
+        return value if value.dtype.kind in "iub" else value.astype(np.float64)
     if isinstance(value, Mapping):
         return {name: as_float64(part) for name, part in value.items()}
     if isinstance(value, tuple | list):
         return type(value)(as_float64(part) for part in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(
+            value, **{field.name: as_float64(getattr(value, field.name)) for field in fields(value)}
+        )
     return value
 
 

@@ -16,7 +16,7 @@
 #include <string>
 #include <vector>
 
-#include "cpu/dispatch.h"
+#include "cpu/kernel_sets.h"
 
 using namespace rnnkernels;
 
@@ -328,6 +328,37 @@ void run_all(Rows& rows, Isa isa) {
   }
 }
 
+// Numbers of 16 bits: every one widened, and floats rounded, of which many lie halfway or beyond; to the bit, NaNs too.
+void compare_conversions(Rows& rows, Isa isa) {
+  constexpr int64_t n = 65536 + 5;
+  const auto convert = [&](Isa on, Dtype dtype, uint64_t seed) {
+    const cpu::KernelSet& set = cpu::kernel_set(on, dtype);
+    Arrays<float> arrays(seed);
+    std::vector<uint16_t> halves(n);
+    for (size_t i = 0; i < halves.size(); ++i) halves[i] = static_cast<uint16_t>(i);
+    std::vector<float> floats(n), results(2 * n);
+    for (float& x : floats) {
+      const uint64_t bits = arrays.bits(), kept = bits >> 32 & 1 ? 0xffffffffu : 0xfffff000u;
+      const uint32_t pattern = static_cast<uint32_t>(bits & kept);
+      std::memcpy(&x, &pattern, sizeof x);
+    }
+    set.widen(halves.data(), results.data(), n);
+    set.round(floats.data(), halves.data(), n, false);
+    set.widen(halves.data(), results.data() + n, n);
+    return results;
+  };
+  for (const Dtype dtype : {Dtype::bf16, Dtype::f16}) {
+    Row& row = rows[std::string(dtype == Dtype::bf16 ? "convert_bf16_" : "convert_f16_") + cpu::isa_name(isa)];
+    for (uint64_t seed = 1; seed <= 10; ++seed, ++row.cases) {
+      const std::vector<float> got = convert(isa, dtype, seed), want = convert(Isa::scalar, dtype, seed);
+      const auto* bytes = reinterpret_cast<const unsigned char*>(got.data());
+      const size_t size = got.size() * sizeof(float);
+      if (std::memcmp(bytes, want.data(), size) != 0) row.worst = std::numeric_limits<double>::infinity();
+      for (size_t i = 0; i < size; ++i) row.digest = (row.digest ^ bytes[i]) * 0x100000001B3u;
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -336,6 +367,7 @@ int main() {
     if (!cpu::isa_available(isa)) continue;
     run_all<float>(rows, isa);
     run_all<double>(rows, isa);
+    compare_conversions(rows, isa);
   }
   bool failed = rows.empty();
   for (const auto& [name, row] : rows) {

@@ -131,6 +131,41 @@ struct Vec<double> {
   }
 };
 
+// Numbers of 16 bits, as many as floats in a vector, and both ways between the two (core/half.h).
+template <>
+struct Vec<uint16_t> {
+  static constexpr int lanes = 8;
+
+  __m128i v;
+  Vec(__m128i x) : v(x) {}
+
+  static Vec load(const uint16_t* p, int n) {
+    if (n == lanes) return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    alignas(16) uint16_t lane[lanes] = {};
+    for (int i = 0; i < n; ++i) lane[i] = p[i];
+    return _mm_load_si128(reinterpret_cast<const __m128i*>(lane));
+  }
+  void store(uint16_t* p, int n) const {
+    if (n == lanes) return _mm_storeu_si128(reinterpret_cast<__m128i*>(p), v);
+    alignas(16) uint16_t lane[lanes];
+    _mm_store_si128(reinterpret_cast<__m128i*>(lane), v);
+    for (int i = 0; i < n; ++i) p[i] = lane[i];
+  }
+
+  friend Vec<float> from_f16(Vec a) { return _mm256_cvtph_ps(a.v); }
+  friend Vec<float> from_bf16(Vec a) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(a.v), 16)); }
+  static Vec to_f16(Vec<float> a) { return _mm256_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT); }
+  static Vec to_bf16(Vec<float> a) {
+    const __m256i bits = _mm256_castps_si256(a.v), kept = _mm256_srli_epi32(bits, 16);
+    const __m256i odd = _mm256_and_si256(kept, _mm256_set1_epi32(1));
+    const __m256i up = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q));
+    const __m256i quiet = _mm256_or_si256(kept, _mm256_set1_epi32(0x40));
+    const __m256i wide = _mm256_blendv_epi8(_mm256_srli_epi32(up, 16), quiet, nan);
+    return _mm_packus_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
+  }
+};
+
 // Weights of 8 bits, a group of neighbours of their row in each lane of floats, and their sums of products (int8.h).
 template <>
 struct Vec<int8_t> {

@@ -106,6 +106,31 @@ struct Vec<double> {
   }
 };
 
+// Numbers of 16 bits, as many as floats in a vector, and both ways between the two (core/half.h).
+template <>
+struct Vec<uint16_t> {
+  static constexpr int lanes = 16;
+
+  __m256i v;
+  Vec(__m256i x) : v(x) {}
+
+  static __mmask16 first(int n) { return static_cast<__mmask16>((1u << n) - 1); }
+  static Vec load(const uint16_t* p, int n) { return _mm256_maskz_loadu_epi16(first(n), p); }
+  void store(uint16_t* p, int n) const { _mm256_mask_storeu_epi16(p, first(n), v); }
+
+  friend Vec<float> from_f16(Vec a) { return _mm512_cvtph_ps(a.v); }
+  friend Vec<float> from_bf16(Vec a) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(a.v), 16)); }
+  static Vec to_f16(Vec<float> a) { return _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT); }
+  static Vec to_bf16(Vec<float> a) {
+    const __m512i bits = _mm512_castps_si512(a.v), kept = _mm512_srli_epi32(bits, 16);
+    const __m512i odd = _mm512_and_si512(kept, _mm512_set1_epi32(1));
+    const __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    const __mmask16 nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
+    const __m512i quiet = _mm512_or_si512(kept, _mm512_set1_epi32(0x40));
+    return _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(_mm512_srli_epi32(up, 16), nan, quiet));
+  }
+};
+
 // Weights of 8 bits, a group of neighbours of their row in each lane of floats, and their sums of products (int8.h).
 template <>
 struct Vec<int8_t> {

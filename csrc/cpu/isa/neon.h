@@ -114,6 +114,38 @@ struct Vec<double> {
   }
 };
 
+// Numbers of 16 bits, as many as floats in a vector, and both ways between the two (core/half.h).
+template <>
+struct Vec<uint16_t> {
+  static constexpr int lanes = 4;
+
+  uint16x4_t v;
+  Vec(uint16x4_t x) : v(x) {}
+
+  static Vec load(const uint16_t* p, int n) {
+    if (n == lanes) return vld1_u16(p);
+    uint16_t lane[lanes] = {};
+    for (int i = 0; i < n; ++i) lane[i] = p[i];
+    return vld1_u16(lane);
+  }
+  void store(uint16_t* p, int n) const {
+    uint16_t lane[lanes];
+    vst1_u16(lane, v);
+    for (int i = 0; i < n; ++i) p[i] = lane[i];
+  }
+
+  friend Vec<float> from_f16(Vec a) { return vcvt_f32_f16(vreinterpret_f16_u16(a.v)); }
+  friend Vec<float> from_bf16(Vec a) { return vreinterpretq_f32_u32(vshll_n_u16(a.v, 16)); }
+  static Vec to_f16(Vec<float> a) { return vreinterpret_u16_f16(vcvt_f16_f32(a.v)); }
+  static Vec to_bf16(Vec<float> a) {
+    const uint32x4_t bits = vreinterpretq_u32_f32(a.v), kept = vshrq_n_u32(bits, 16);
+    const uint32x4_t odd = vandq_u32(kept, vdupq_n_u32(1));
+    const uint32x4_t up = vaddq_u32(bits, vaddq_u32(odd, vdupq_n_u32(0x7fff)));
+    const uint32x4_t quiet = vorrq_u32(kept, vdupq_n_u32(0x40));
+    return vmovn_u32(vbslq_u32(vceqq_f32(a.v, a.v), vshrq_n_u32(up, 16), quiet));
+  }
+};
+
 // Weights of 8 bits, a group of neighbours of their row in each lane of floats, and their sums of products (int8.h).
 template <>
 struct Vec<int8_t> {

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "../../core/namespace.h"
+#include "../../core/half.h"
 
 RNNKERNELS_BEGIN_NAMESPACE
 
@@ -64,6 +64,25 @@ struct Vec {
   friend Vec zip_low(Vec a, Vec) { return a; }  // never called: one lane has nothing to interleave
   friend Vec zip_high(Vec a, Vec) { return a; }
   friend Vec zero_where_not_positive(Vec x, Vec a) { return x.v <= 0 ? Vec(0) : a; }
+};
+
+// A number of 16 bits, and both ways between it and a float.
+template <>
+struct Vec<uint16_t> {
+  static constexpr int lanes = 1;
+
+  uint16_t v;
+  explicit Vec(uint16_t x) : v(x) {}
+
+  static Vec load(const uint16_t* p, int n) { return Vec(n > 0 ? *p : uint16_t(0)); }
+  void store(uint16_t* p, int n) const {
+    if (n > 0) *p = v;
+  }
+
+  friend Vec<float> from_f16(Vec a) { return Vec<float>(rnnkernels::from_f16(a.v)); }
+  friend Vec<float> from_bf16(Vec a) { return Vec<float>(rnnkernels::from_bf16(a.v)); }
+  static Vec to_f16(Vec<float> a) { return Vec(rnnkernels::to_f16(a.v)); }
+  static Vec to_bf16(Vec<float> a) { return Vec(rnnkernels::to_bf16(a.v)); }
 };
 
 // A group of neighbouring weights of 8 bits, and sums of products of such groups (int8.h).

@@ -1,14 +1,18 @@
 """`rnnkernels check`: every kernel on this machine against the float64 reference, a line a kernel.
 
-The truth is the reference computed in float64 from the very numbers the kernel sees.  What is printed is the
-worst error of a kernel over all its cases as a share of its budget (`rnnkernels.testing`): above 1 it fails.
+The truth is the reference computed in float64 from the very numbers the kernel sees; in 16 bits its backward
+starts from what the kernel's forward kept.  What is printed is the worst error of a kernel over all its cases
+as a share of its budget (`rnnkernels.testing`): above 1 it fails.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import math
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
@@ -25,6 +29,7 @@ from ..testing import (
     Kind,
     as_float64,
     budget,
+    dtype_of,
     named_arrays,
     relative_error,
 )
@@ -60,18 +65,24 @@ HEADS = (
     ((2, 33), 20, 257),
     ((70,), 48, 1000),
 )
-DTYPES = {"float32": "f32", "float64": "f64"}
+DTYPES = {"float32": "f32", "float64": "f64", "bfloat16": "bf16", "float16": "f16"}
+HALVES = ("bfloat16", "float16")
 
 Results = dict[str, dict[str, Array]]  # stage, such as forward -> name -> array
 
 
 @dataclass(frozen=True)
 class Case:
-    """Something to compute twice: by a module of operations, from arguments by name."""
+    """Something to compute twice: by a module of operations, from arguments by name.
+
+    `compute` also returns what forward saved; given what another one saved, its backward starts from that.
+    In 16 bits each of the `layers` may lose a budget, as its x was rounded.
+    """
 
     description: str
     arguments: dict[str, Any]
-    compute: Callable[[ModuleType, dict[str, Any]], Results]
+    compute: Callable[[ModuleType, dict[str, Any], Any], tuple[Results, Any]]
+    layers: int = 1
 
 
 @dataclass
@@ -87,9 +98,10 @@ class Row:
         self.cases += 1
         if got.keys() != want.keys():
             self._note(math.inf, f"names {sorted(got)} instead of {sorted(want)} at {case.description}")
+        budgets = budget(dtype, kind) * (case.layers if dtype in HALVES else 1)
         for name in got.keys() & want.keys():
-            share = relative_error(got[name], want[name]) / budget(dtype, kind)
-            if np.asarray(got[name]).dtype != np.dtype(dtype):
+            share = relative_error(got[name], want[name]) / budgets
+            if np.asarray(got[name]).dtype != dtype_of(name, dtype):
                 share = math.inf
             self._note(share, f"{name} at {case.description}")
 
@@ -125,7 +137,8 @@ def run(options: argparse.Namespace) -> int:
         if isa not in available:
             raise InputError(f"--isa: expected one of {', '.join(available)}, got {isa}")
     rows: dict[str, Row] = {}
-    for dtype in DTYPES:
+    dtypes = _dtypes()
+    for dtype in dtypes:
         for family, cases in _families(dtype):
             if options.only not in family:
                 continue
@@ -135,23 +148,42 @@ def run(options: argparse.Namespace) -> int:
                 _print(name, row)
     if not rows:
         raise InputError(f"--only: expected part of a name such as lstm or stack_gru, got {options.only}")
+    checked = {DTYPES[dtype] for dtype in dtypes}
     for name in set(facts["kernels"]) - set(rows):
-        if name.rsplit("_", 1)[-1] in isas and not options.only:
+        _, dtype, isa = name.rsplit("_", 2)
+        if isa in isas and dtype in checked and not options.only:
             rows[name] = Row(0, math.inf, "no case covers this kernel")
             _print(name, rows[name])
     return _summarise(rows)
+
+
+def _dtypes() -> list[str]:
+    """Those that NumPy knows; bfloat16 is not its own."""
+    with contextlib.suppress(ImportError):
+        importlib.import_module("ml_dtypes")
+    try:
+        np.dtype("bfloat16")
+    except TypeError:
+        print("bfloat16 is not checked: install ml_dtypes", file=sys.stderr)
+        return [dtype for dtype in DTYPES if dtype != "bfloat16"]
+    return list(DTYPES)
 
 
 def _check(family: str, dtype: str, cases: Iterator[Case], isas: list[str]) -> dict[str, Row]:
     """Rows of one family, such as lstm, by kernel name."""
     rows: dict[str, Row] = {}
     for case in cases:
-        truth = case.compute(reference, as_float64(case.arguments))
+        wide = as_float64(case.arguments)
+        truth, _ = case.compute(reference, wide, None)
         for isa in isas:
             names = {stage: f"{family}_{stage}_{DTYPES[dtype]}_{isa}" for stage in truth}
             try:
                 with config(isa=isa):
-                    results = case.compute(functional, case.arguments)
+                    results, saved = case.compute(functional, case.arguments, None)
+                if dtype in HALVES and saved is not None:
+                    truth = truth | {
+                        "backward": case.compute(reference, wide, as_float64(saved))[0]["backward"]
+                    }
             except Exception as error:  # whatever it is, it is this kernel's failure and the others go on
                 for name in names.values():
                     rows.setdefault(name, Row()).fail(case, error)
@@ -195,11 +227,11 @@ def _families(dtype: str) -> Iterator[tuple[str, Iterator[Case]]]:
 
 
 def _cell_cases(kind: str, dtype: str) -> Iterator[Case]:
-    def compute(ops: ModuleType, arguments: dict[str, Any]) -> Results:
+    def compute(ops: ModuleType, arguments: dict[str, Any], saved: Any) -> tuple[Results, Any]:
         problem = CellProblem(kind, **arguments)
         forward = problem.forward(ops)
-        backward = problem.backward(ops, forward.saved)
-        return {"forward": named_arrays(forward), "backward": named_arrays(backward)}
+        backward = problem.backward(ops, saved or forward.saved)
+        return {"forward": named_arrays(forward), "backward": named_arrays(backward)}, forward.saved
 
     for seed, (size, variant) in enumerate((size, variant) for size in SIZES for variant in VARIANTS):
         case = CellCase(*size, **variant)
@@ -208,12 +240,10 @@ def _cell_cases(kind: str, dtype: str) -> Iterator[Case]:
 
 
 def _linear_cases(dtype: str) -> Iterator[Case]:
-    def compute(ops: ModuleType, a: dict[str, Any]) -> Results:
+    def compute(ops: ModuleType, a: dict[str, Any], _: Any) -> tuple[Results, Any]:
         forward = ops.linear_forward(a["x"], a["w"], a["b"])
-        return {
-            "forward": {"y": forward.y},
-            "backward": named_arrays(ops.linear_backward(a["dy"], forward.saved)),
-        }
+        backward = ops.linear_backward(a["dy"], forward.saved)
+        return {"forward": {"y": forward.y}, "backward": named_arrays(backward)}, None
 
     for lead, inputs, outputs in HEADS:
         for bias in (True, False):
@@ -228,7 +258,7 @@ def _linear_cases(dtype: str) -> Iterator[Case]:
 
 
 def _cross_entropy_cases(dtype: str, *, fused: bool) -> Iterator[Case]:
-    def compute(ops: ModuleType, a: dict[str, Any]) -> Results:
+    def compute(ops: ModuleType, a: dict[str, Any], _: Any) -> tuple[Results, Any]:
         options = {"reduction": a["reduction"], "ignore_index": a["ignore_index"]}
         if fused:
             forward = ops.linear_cross_entropy_forward(a["h"], a["w"], a["b"], a["targets"], **options)
@@ -236,7 +266,7 @@ def _cross_entropy_cases(dtype: str, *, fused: bool) -> Iterator[Case]:
         else:
             forward = ops.softmax_cross_entropy_forward(a["h"], a["targets"], **options)
             backward = ops.softmax_cross_entropy_backward(a["dloss"], forward.saved)
-        return {"forward": {"loss": forward.loss}, "backward": named_arrays(backward)}
+        return {"forward": {"loss": forward.loss}, "backward": named_arrays(backward)}, None
 
     for lead, inputs, classes in HEADS:
         for reduction in ("mean", "sum", "none"):
@@ -251,21 +281,21 @@ def _cross_entropy_cases(dtype: str, *, fused: bool) -> Iterator[Case]:
                 "targets": targets,
                 "reduction": reduction,
                 "ignore_index": -1,
-                "dloss": draw.normal(*lead) if reduction == "none" else 1.5,
+                "dloss": draw.normal(*lead, name="dloss") if reduction == "none" else 1.5,
             }
             yield Case(f"rows {lead}, {inputs} inputs, {classes} classes, {reduction}", arguments, compute)
 
 
 def _stack_cases(kind: str, dtype: str) -> Iterator[Case]:
-    def compute(ops: ModuleType, a: dict[str, Any]) -> Results:
+    def compute(ops: ModuleType, a: dict[str, Any], kept: Any) -> tuple[Results, Any]:
         options = {"lengths": a["lengths"], "dropout": 0.3, "rng": a["key"]}
         y, hx, saved = ops.stack_forward(kind, a["x"], a["params"], a["hx"], **options)
-        grads = ops.stack_backward(a["dy"], saved, a["hx"])
+        grads = ops.stack_backward(a["dy"], kept or saved, a["hx"])
         gradients = {"dx": grads.dx} | _states("d", grads.dhx)
         for layer, directions in enumerate(grads.params):
             for direction, tensors in enumerate(directions):
                 gradients |= {f"params[{layer}][{direction}][{i}]": part for i, part in enumerate(tensors)}
-        return {"forward": {"y": y} | _states("", hx), "backward": gradients}
+        return {"forward": {"y": y} | _states("", hx), "backward": gradients}, saved
 
     for seed, (T, B, I, H) in enumerate(SIZES):
         draw = _Draw(dtype, H, seed)
@@ -277,11 +307,11 @@ def _stack_cases(kind: str, dtype: str) -> Iterator[Case]:
             "key": seed,
             "dy": draw.normal(T, B, 2 * H),
         }
-        yield Case(f"T={T} B={B} I={I} H={H}, 2 layers, 2 directions, dropout", arguments, compute)
+        yield Case(f"T={T} B={B} I={I} H={H}, 2 layers, 2 directions, dropout", arguments, compute, layers=2)
 
 
 def _pack_cases(kind: str, dtype: str) -> Iterator[Case]:
-    def compute(ops: ModuleType, a: dict[str, Any]) -> Results:
+    def compute(ops: ModuleType, a: dict[str, Any], _: Any) -> tuple[Results, Any]:
         if ops is reference:
             y, hx, _ = ops.stack_forward(kind, a["x"], a["params"], a["hx"])
             whole = stepped = {"y": y} | _states("", hx)
@@ -294,7 +324,7 @@ def _pack_cases(kind: str, dtype: str) -> Iterator[Case]:
                 y_t, state = pack.step(x_t, state)
                 steps.append(y_t)
             stepped = {"y": np.stack(steps)} | _states("", state)
-        return {"forward": whole, "step": stepped}
+        return {"forward": whole, "step": stepped}, None
 
     for seed, (T, B, I, H) in enumerate(SIZES):
         draw = _Draw(dtype, H, seed)
@@ -303,18 +333,18 @@ def _pack_cases(kind: str, dtype: str) -> Iterator[Case]:
             "params": draw.params(kind, I, H, layers=2, directions=1),
             "hx": draw.state(kind, 2, B, H),
         }
-        yield Case(f"T={T} B={B} I={I} H={H}, 2 layers", arguments, compute)
+        yield Case(f"T={T} B={B} I={I} H={H}, 2 layers", arguments, compute, layers=2)
 
 
 def _int8_cases(kind: str, dtype: str) -> Iterator[Case]:
     """Single steps: in later ones a rounding error may decide to which integer a state is rounded."""
 
-    def compute(ops: ModuleType, a: dict[str, Any]) -> Results:
+    def compute(ops: ModuleType, a: dict[str, Any], _: Any) -> tuple[Results, Any]:
         if ops is reference:
             y, hx, _ = ops.int8_stack(kind, a["x"], a["params"], a["hx"])
         else:
             y, hx = ops.pack(kind, a["params"], "int8").forward(a["x"], a["hx"])
-        return {"forward": {"y": y} | _states("", hx)}
+        return {"forward": {"y": y} | _states("", hx)}, None
 
     for seed, (_, B, I, H) in enumerate(SIZES):
         draw = _Draw(dtype, H, seed)
@@ -333,15 +363,15 @@ class _Draw:
         self.dtype, self.bound = np.dtype(dtype), 1.0 / math.sqrt(fan)
         self.rng = np.random.default_rng((seed, fan))
 
-    def normal(self, *shape: int) -> Array:
-        return self.rng.standard_normal(shape).astype(self.dtype)
+    def normal(self, *shape: int, name: str = "") -> Array:
+        return self.rng.standard_normal(shape).astype(dtype_of(name, self.dtype))
 
     def weight(self, *shape: int) -> Array:
         return self.rng.uniform(-self.bound, self.bound, shape).astype(self.dtype)
 
     def state(self, kind: str, layers: int, B: int, H: int) -> Any:
         h = self.normal(layers, B, H)
-        return (h, self.normal(layers, B, H)) if kind == "lstm" else h
+        return (h, self.normal(layers, B, H, name="cx")) if kind == "lstm" else h
 
     def params(self, kind: str, I: int, H: int, *, layers: int, directions: int) -> list[Any]:
         GH = CELL_KINDS[kind][2] * H

@@ -1,0 +1,358 @@
+"""bfloat16 and float16: storage with arithmetic in float32.  What the tests of all dtypes leave open.
+
+Rounding is compared with NumPy's and ml_dtypes' to the bit, stacks with their layers one by one, errors with
+those of the same computation in PyTorch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import rnnkernels
+from kernelcases import HALVES, ISAS, KINDS, Case, HeadCase, run_head, truth
+from rnnkernels import functional, reference
+from rnnkernels.testing import (
+    CELL_KINDS,
+    EPS,
+    CellCase,
+    CellProblem,
+    as_float64,
+    dtype_of,
+    named_arrays,
+    relative_error,
+    share_of_budget,
+)
+from rnnkernels.types import Array
+
+each_kind = pytest.mark.parametrize("kind", KINDS)
+each_half = pytest.mark.parametrize("dtype", HALVES)
+each_isa = pytest.mark.parametrize("isa", ISAS)
+
+
+# -- rounding ----------------------------------------------------------------------------------------------
+
+
+def patterns(dtype: str) -> Array:
+    """Every number of the dtype."""
+    return np.arange(2**16, dtype=np.uint16).view(dtype)
+
+
+def same_numbers(a: Array, b: Array) -> bool:
+    """To the bit, NaNs apart, which need only stand in the same places."""
+    nan = np.isnan(a)
+    return bool(np.array_equal(nan, np.isnan(b)) and a[~nan].tobytes() == b[~nan].tobytes())
+
+
+@each_half
+@each_isa
+def test_every_number_passes_through(dtype: str, isa: str) -> None:
+    """Subnormals, infinities and NaN included: x times 1 plus nothing, in every lane and tail."""
+    x = patterns(dtype)
+    one = np.ones((1, 1), dtype)
+    with rnnkernels.config(isa=isa), np.errstate(invalid="ignore"):  # some of the NaNs are signalling ones
+        finite = np.isfinite(x.astype(np.float64))
+        for values in (x, x[: 2**15 + 5]):
+            y = functional.linear_forward(values[:, None], one).y[:, 0]
+            # 0 + -0 is 0
+            assert same_numbers(y + np.zeros(1, dtype), values + np.zeros(1, dtype))
+        for tail in (1, 3, 7, 8, 9, 15, 17):
+            h0 = x[finite][: 64 * tail].reshape(64, tail)
+            step = functional.lstm_forward(
+                np.zeros((0, 64, 1), dtype),
+                np.zeros((4 * tail, 1), dtype),
+                np.zeros((4 * tail, tail), dtype),
+                h0=h0,
+            )
+            assert step.h_n.tobytes() == h0.tobytes()
+
+
+@each_half
+@each_isa
+def test_rounding_is_to_nearest_even(dtype: str, isa: str) -> None:
+    """Sums of two numbers, exact in float32: halfway cases, overflow to infinity, subnormals."""
+    rng = np.random.default_rng(0)
+    a = patterns(dtype)
+    with np.errstate(invalid="ignore"):
+        a = a[np.isfinite(a.astype(np.float32))]
+    neighbour = np.roll(a, -1)
+    bits = rng.integers(2**16, size=a.size, dtype=np.uint16).view(dtype)
+    with np.errstate(invalid="ignore"):
+        bits[np.isnan(bits)] = 0
+    w = np.ones((1, 2), dtype)
+    with rnnkernels.config(isa=isa), np.errstate(all="ignore"):
+        for b in (neighbour, (neighbour.astype(np.float32) / 2).astype(dtype), bits):
+            y = functional.linear_forward(np.stack([a, b], axis=1), w).y[:, 0]
+            want = (a.astype(np.float32) + b.astype(np.float32)).astype(dtype)
+            assert same_numbers(y + np.zeros(1, dtype), want + np.zeros(1, dtype))
+    assert np.isinf(want).any()
+
+
+@each_isa
+def test_float16_overflows_to_infinity(isa: str) -> None:
+    """In results; what they are computed from is float32, and stays finite."""
+    x = np.full((1, 1, 1), 300.0, np.float16)
+    w = np.full((1, 1), 300.0, np.float16)
+    with rnnkernels.config(isa=isa):
+        y, h_n, saved = functional.rnn_forward(x, w, w * 0, nonlinearity="relu")
+        grads = functional.rnn_backward(np.full((1, 1, 1), 300.0, np.float16), saved)
+        scaled = functional.linear_forward(
+            np.full((1, 2), 300.0, np.float16), np.array([[300, -300]], np.float16)
+        )
+    assert np.isinf(y).all()
+    assert np.isinf(h_n).all()
+    assert np.isinf(grads.dx).all()
+    assert scaled.y == 0
+
+
+# -- what is rounded, and when -----------------------------------------------------------------------------
+
+
+@each_kind
+@each_half
+@each_isa
+def test_the_state_is_rounded_each_step(kind: str, dtype: str, isa: str) -> None:
+    """Steps one by one, each from what the one before returned, give the bits of the whole sequence."""
+    problem = Case(CellCase(9, 5, 7, 17)).problem(kind, dtype)
+    name, options, _ = CELL_KINDS[kind]
+    forward = getattr(functional, f"{name}_forward")
+    a = problem.arguments
+    with rnnkernels.config(isa=isa):
+        whole = problem.forward(functional)
+        state = {key: a[key] for key in ("h0", "c0") if key in a}
+        for t in range(9):
+            weights = {key: a[key] for key in ("w_ih", "w_hh", "b_ih", "b_hh")}
+            one = forward(a["x"][t : t + 1], **weights, **state, **options)
+            assert one.y.tobytes() == whole.y[t : t + 1].tobytes(), t
+            state = {"h0": one.h_n} | ({"c0": one.c_n} if kind == "lstm" else {})
+    assert whole.saved.h.tobytes() == whole.y.tobytes()
+    assert whole.h_n.tobytes() == whole.y[-1].tobytes()
+
+
+@each_kind
+@each_half
+@each_isa
+def test_a_stack_is_its_layers(kind: str, dtype: str, isa: str) -> None:
+    """To the bit, forward and backward: between layers y and its gradient are arrays of the dtype."""
+    T, B, I, H, L = 6, 5, 7, 9, 3
+    rng = np.random.default_rng(0)
+    name, options, gates = CELL_KINDS[kind]
+    lengths = [6, 0, 3, 5, 1]
+
+    def normal(*shape: int) -> Array:
+        return (rng.standard_normal(shape) / 2).astype(dtype)
+
+    params = [
+        [
+            tuple(
+                normal(*s)
+                for s in ((gates * H, 2 * H if layer else I), (gates * H, H), (gates * H,), (gates * H,))
+            )
+            for _ in range(2)
+        ]
+        for layer in range(L)
+    ]
+    x, dy = normal(T, B, I), normal(T, B, 2 * H)
+    with rnnkernels.config(isa=isa):
+        y, _, saved = functional.stack_forward(kind, x, params, lengths=lengths)
+        grads = functional.stack_backward(dy, saved)
+        below, kept = x, []
+        for layer in range(L):
+            both = [
+                getattr(functional, f"{name}_forward")(
+                    below, *params[layer][d], lengths=lengths, reverse=d == 1, **options
+                )
+                for d in range(2)
+            ]
+            kept.append([one.saved for one in both])
+            below = np.concatenate([one.y for one in both], axis=-1)
+        assert y.tobytes() == below.tobytes()
+        above = dy
+        for layer in reversed(range(L)):
+            both = [
+                getattr(functional, f"{name}_backward")(
+                    np.ascontiguousarray(above[..., d * H :][..., :H]), kept[layer][d]
+                )
+                for d in range(2)
+            ]
+            for d, one in enumerate(both):
+                for got, want in zip(grads.params[layer][d], one[1:5], strict=True):
+                    assert got.tobytes() == want.tobytes()
+            above = (both[0].dx.astype(np.float32) + both[1].dx.astype(np.float32)).astype(dtype)
+    assert grads.dx.tobytes() == above.tobytes()
+
+
+@each_half
+def test_dtypes_of_a_stack_and_its_pack(dtype: str) -> None:
+    layer = rnnkernels.LSTM(5, 7, num_layers=2, bidirectional=True, dtype=dtype, rng=np.random.default_rng(0))
+    x = np.ones((3, 2, 5), dtype)
+    y, (h, c), saved = layer.forward(x)
+    grads = layer.backward(y, saved, (h, c))
+    assert y.dtype == h.dtype == grads.dx.dtype == grads.dhx[0].dtype == dtype
+    assert c.dtype == grads.dhx[1].dtype == np.float32
+    assert {gradient.dtype for gradient in grads.params.values()} == {np.dtype(dtype)}
+    assert dtype in repr(layer)
+    packed = layer.pack()
+    for got, want in zip(packed.forward(x, (h, c)), layer(x, (h, c)), strict=True):
+        assert np.all(np.asarray(got[0]) == np.asarray(want[0]))
+    copy = rnnkernels.LSTM(5, 7, num_layers=2, bidirectional=True, dtype=dtype)
+    copy.load_state_dict(layer.state_dict())
+    assert copy(x)[0].tobytes() == y.tobytes()
+    with pytest.raises(ValueError, match=rf"weight_dtype: expected None for weights of {dtype}, got 'int8'"):
+        layer.pack("int8")
+
+
+@each_half
+def test_streaming(dtype: str) -> None:
+    layer = rnnkernels.GRU(5, 7, dtype=dtype, rng=np.random.default_rng(0))
+    x = np.random.default_rng(1).standard_normal((9, 2, 5)).astype(dtype)
+    packed, state, steps = layer.pack(), None, []
+    for x_t in x:
+        y_t, state = packed.step(x_t, state)
+        steps.append(y_t)
+    assert np.stack(steps).tobytes() == layer(x)[0].tobytes()
+
+
+@each_half
+@pytest.mark.parametrize("head", ["linear", "cross_entropy", "linear_cross_entropy"])
+def test_losses_are_float32(dtype: str, head: str) -> None:
+    arguments = HeadCase((700,), 9, 11, ignored=0.3).arguments(dtype)
+    forward, grads = run_head(head, functional, arguments)
+    assert all(array.dtype == dtype for array in named_arrays(grads).values())
+    if head != "linear":
+        assert forward.loss.dtype == forward.saved.lse.dtype == np.float32
+        want, _ = run_head(head, reference, as_float64(arguments))
+        assert share_of_budget(forward.loss, want.loss, dtype="float32", kind="forward") <= 1
+
+
+# -- refusals ----------------------------------------------------------------------------------------------
+
+
+def lstm_arguments(dtype: str) -> dict[str, Any]:
+    return Case(CellCase(2, 3, 4, 5)).problem("lstm", dtype).arguments
+
+
+@each_half
+@pytest.mark.parametrize("name", ["w_ih", "w_hh", "b_ih", "b_hh", "h0"])
+def test_dtypes_are_not_mixed(dtype: str, name: str) -> None:
+    for other in {"float32", *HALVES} - {dtype}:
+        arguments = lstm_arguments(dtype)
+        arguments[name] = arguments[name].astype(np.float32).astype(other)
+        with pytest.raises(TypeError, match=rf"{name}: expected {dtype} like x, got {other}"):
+            functional.lstm_forward(**arguments)
+
+
+@each_half
+def test_c_is_float32(dtype: str) -> None:
+    arguments = lstm_arguments(dtype)
+    saved = functional.lstm_forward(**arguments).saved
+    text = rf"expected float32, as \w+ is {dtype}, got {dtype}"
+    with pytest.raises(TypeError, match="c0: " + text):
+        functional.lstm_forward(**arguments | {"c0": arguments["c0"].astype(dtype)})
+    with pytest.raises(TypeError, match="dc_n: " + text):
+        functional.lstm_backward(None, saved, dc_n=np.zeros((3, 5), dtype))
+    with pytest.raises(TypeError, match=r"out\['c_n'\]: " + text):
+        functional.lstm_forward(**arguments, out={"c_n": np.zeros((3, 5), dtype)})
+
+
+@each_half
+def test_optimisers_refuse_16_bits(dtype: str) -> None:
+    layer = rnnkernels.GRU(3, 4, dtype=dtype)
+    with pytest.raises(TypeError, match=rf"params\[weight_ih_l0\]: expected float32 or wider, got {dtype}"):
+        rnnkernels.optim.SGD(layer.state_dict())
+
+
+def test_another_dtype_of_16_bits() -> None:
+    """Told by its name alone."""
+    arguments = lstm_arguments("bfloat16")
+    for other in (np.int16, np.uint16, "V2", ml_dtypes.float8_e4m3fn, np.dtype(np.float16).newbyteorder()):
+        with pytest.raises(TypeError, match="x: expected float32, float64, bfloat16, float16, or token ids"):
+            functional.lstm_forward(**arguments | {"x": np.zeros((2, 3, 4), other)})
+
+
+# -- errors ------------------------------------------------------------------------------------------------
+
+
+def changed(kind: str, dtype: str, change: Any) -> float:
+    want = truth(kind, Case(CellCase(6, 5, 7, 9)), dtype)
+    problem = want.problem
+    arguments = dict(problem.arguments)
+    change(arguments)
+    got = CellProblem(kind, arguments, problem.cotangents).forward(functional)
+    return share_of_budget(got.y, want.forward.y, dtype=dtype, kind="forward")
+
+
+@each_kind
+@each_half
+def test_the_comparison_can_fail(kind: str, dtype: str) -> None:
+    """A weight that is left out, a number that is truncated where it should be rounded."""
+    assert changed(kind, dtype, lambda a: None) <= 1
+    assert changed(kind, dtype, lambda a: a.update(b_hh=np.zeros_like(a["b_hh"]))) > 4
+
+    def coarser(a: dict[str, Any]) -> None:
+        bits = a["w_hh"].view(np.uint16) & np.uint16(0xFFF0)
+        a["w_hh"] = bits.view(dtype)
+
+    assert changed(kind, dtype, coarser) > 1
+
+
+def in_torch(
+    kind: str, dtype: str, arguments: dict[str, Any], cotangents: dict[str, Array]
+) -> dict[str, Array]:
+    """Results and gradients of torch.nn's layer in the dtype, c as well, as float64."""
+    import torch
+
+    half = getattr(torch, dtype)
+
+    def tensor(array: Array) -> Any:
+        return torch.from_numpy(array.astype(np.float64)).to(half)
+
+    I, H = arguments["x"].shape[2], arguments["w_hh"].shape[1]
+    module = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}.get(kind, torch.nn.RNN)
+    options = {"nonlinearity": kind.removeprefix("rnn_")} if kind.startswith("rnn") else {}
+    layer = module(I, H, **options).to(half)
+    names = {"weight_ih_l0": "w_ih", "weight_hh_l0": "w_hh", "bias_ih_l0": "b_ih", "bias_hh_l0": "b_hh"}
+    with torch.no_grad():
+        for theirs, ours in names.items():
+            getattr(layer, theirs).copy_(tensor(arguments[ours]))
+    x = tensor(arguments["x"]).requires_grad_()
+    states = [tensor(arguments[s])[None].requires_grad_() for s in ("h0", "c0") if s in arguments]
+    y, last = layer(x, tuple(states) if kind == "lstm" else states[0])
+    results = [y, *(last if kind == "lstm" else (last,))]
+    gradients = [tensor(cotangents["dy"])] + [
+        tensor(cotangents[d])[None] for d in ("dh_n", "dc_n") if d in cotangents
+    ]
+    torch.autograd.backward(results, gradients)
+    found = dict(zip(("y", "h_n", "c_n"), results, strict=False))
+    found |= {"dx": x.grad} | dict(zip(("dh0", "dc0"), (s.grad for s in states), strict=False))
+    found |= {f"d{ours}": getattr(layer, theirs).grad for theirs, ours in names.items()}
+    return {
+        name: (value[0] if name in ("h_n", "c_n", "dh0", "dc0") else value).detach().double().numpy()
+        for name, value in found.items()
+    }
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    "kind", ["lstm", "gru", "rnn_tanh"]
+)  # relu's corners make any two computations differ
+@each_half
+@each_isa
+@pytest.mark.parametrize("size", [(20, 8, 16, 32), (50, 16, 64, 64), (100, 4, 48, 128)])
+def test_errors_beside_pytorch_s(kind: str, dtype: str, isa: str, size: tuple[int, int, int, int]) -> None:
+    """At most twice those of the same computation in PyTorch, the contract; in fact no larger at all."""
+    want = truth(kind, Case(CellCase(*size)), dtype)
+    wanted = named_arrays(want.forward) | named_arrays(want.backward)
+    theirs = in_torch(kind, dtype, want.problem.arguments, want.problem.cotangents)
+    with rnnkernels.config(isa=isa):
+        forward = want.problem.forward(functional)
+        ours = named_arrays(forward) | named_arrays(want.problem.backward(functional, forward.saved))
+    assert len(theirs) >= 8
+    for name, array in theirs.items():
+        error = relative_error(ours[name], wanted[name])
+        assert error <= 2 * relative_error(array, wanted[name]), name
+        assert error <= EPS[dtype], name  # from end to end
+        assert ours[name].dtype == dtype_of(name, dtype)
