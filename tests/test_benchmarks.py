@@ -122,7 +122,19 @@ def test_ours_compute_int8(structure: str) -> None:
     assert load(OWN_FLOAT32, 1).ways(SMALL) == {}
 
 
-#: What quantizes weights, and of which cells.
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("mode", MODES)
+def test_ours_compute_bfloat16(mode: str, structure: str) -> None:
+    pytest.importorskip("ml_dtypes")
+    for cell in CELLS:
+        row = replace(STRUCTURES[structure], cell=cell, mode=mode, dtype="bfloat16")
+        worker = workers.Worker(load(OURS, 1))
+        assert worker.check(row, truth(row)).failures == {}
+        assert "stack" in worker.calls
+
+
+#: What computes on other dtypes, and of which cells.
+BFLOAT16 = ("torch", "jax")
 INT8 = {"torch": ("lstm", "gru"), "onnxruntime": ("lstm",)}
 
 
@@ -151,7 +163,11 @@ def test_peers_compute_what_they_should(name: str, modes: Sequence[str]) -> None
             checked = candidate.ask("check", row, truth(row))
             assert checked.failures == {}
             assert bool(checked.ways) == (mode == "inference" and cell in INT8.get(name, ()))
-        assert candidate.ask("check", replace(SMALL, dtype="bfloat16"), None) == ([], {}, None)
+            row = replace(row, dtype="bfloat16")
+            checked = candidate.ask("check", row, truth(row))
+            assert checked.failures == {}
+            assert bool(checked.ways) == (name in BFLOAT16)
+        assert candidate.ask("check", replace(SMALL, dtype="float64"), None) == ([], {}, None)
     finally:
         candidate.close()
 

@@ -43,8 +43,8 @@ class Floor:
             self.missing = str(error)
 
     def seconds(self, row: Row, threads: int) -> float | None:
-        """The least time that `row` can take now; None for int8, whose operations are not measured."""
-        if self.missing or row.dtype == "int8":
+        """The least time that `row` can take now; None for dtypes whose rates are not measured."""
+        if self.missing or row.dtype != "float32":
             return None
         flops, (rate,) = self._measure(threads, [working_set(row)])
         return floor_seconds(row, flops, rate)

@@ -1,7 +1,7 @@
 """The rows of `rnnkernels bench --peers`: every shape, cell and mode, and the numbers that go in.
 
-A library computes the dtypes it can.  "int8" means weights of 8 bits, made before from the float32
-ones, and float32 arrays: inference alone.
+A library computes the dtypes it can.  Numbers are float32 arrays here, for "bfloat16" of values that it has
+too; "int8" means weights of 8 bits, made before from the float32 ones, and float32 arrays: inference alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..testing import CELL_KINDS, Array
 from .cases import MODES
 
 CELLS = {"lstm": "lstm", "gru": "gru", "rnn": "rnn_tanh"}  # here -> the kind that stacks know
-DTYPES = ("float32", "int8")
+DTYPES = ("float32", "bfloat16", "int8")
 THREADS = (1, 2)
 ROUNDS = 5
 
@@ -109,11 +109,15 @@ class Row:
         rng = np.random.default_rng(0)
         rows, lengths = self.gates * self.H, self.lengths()
 
-        def weight(*shape: int) -> Array:
-            return np.asarray(rng.uniform(-1.0, 1.0, shape) / np.sqrt(self.H), np.float32)
+        def stored(values: Array) -> Array:
+            array = values.astype(np.float32)
+            return array if self.dtype != "bfloat16" else (array.view(np.int32) & ~0xFFFF).view(np.float32)
 
-        x = rng.standard_normal((self.T, self.B, self.I)).astype(np.float32)
-        dy = rng.standard_normal((self.T, self.B, self.directions * self.H)).astype(np.float32)
+        def weight(*shape: int) -> Array:
+            return stored(rng.uniform(-1.0, 1.0, shape) / np.sqrt(self.H))
+
+        x = stored(rng.standard_normal((self.T, self.B, self.I)))
+        dy = stored(rng.standard_normal((self.T, self.B, self.directions * self.H)))
         if lengths is not None:
             padding = np.arange(self.T)[:, None] >= lengths  # (T, B)
             x[padding] = dy[padding] = 0
@@ -148,18 +152,15 @@ SHAPES = (
     Row("ragged", "structure", 50, 64, 256, 256, ragged=True),
 )
 GROUPS = tuple(dict.fromkeys(shape.group for shape in SHAPES))
-INT8_SHAPES = ("step-h512", "stream-h512", "stream-h1024", "batch-h256", "batch-h512")
+SHORT = ("step-h512", "stream-h512", "stream-h1024", "batch-h256", "batch-h512")  # for other dtypes
 GRID = tuple(
-    replace(shape, cell=cell, mode=mode)
+    replace(shape, cell=cell, mode=mode, dtype=dtype)
+    for dtype in DTYPES
     for shape in SHAPES
     for cell in CELLS
     for mode in MODES
-    if shape.T > 1 or mode == "inference"  # nobody trains on single steps
-) + tuple(
-    replace(shape, cell=cell, dtype="int8")
-    for shape in SHAPES
-    for cell in CELLS
-    if shape.shape in INT8_SHAPES
+    if dtype == "float32" or shape.shape in SHORT
+    if mode == "inference" or (shape.T > 1 and dtype != "int8")  # nobody trains on single steps
 )
 
 

@@ -20,7 +20,11 @@ from ..testing import Array, relative_error
 from .grid import Row
 from .libraries import Library, load
 
-TOLERANCES = {"float32": 1e-4, "int8": 6e-2}  # relative to the largest magnitude of an array
+TOLERANCES = {
+    "float32": 1e-4,
+    "bfloat16": 6e-2,
+    "int8": 6e-2,
+}  # relative to the largest magnitude of an array
 TURN_SECONDS = 0.1
 WARM_UP_SECONDS = 0.03
 LONG_SECONDS = 0.5  # after which a turn ends with less than three calls

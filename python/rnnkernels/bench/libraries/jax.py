@@ -32,13 +32,15 @@ class Jax:
 
     def ways(self, row: Row) -> dict[str, Way]:
         """Each form of the computation, unrolled four times and not."""
-        if row.dtype != "float32":
+        if row.dtype not in ("float32", "bfloat16"):
             return {}
         problem = row.problem()
         valid = None
         if problem.lengths is not None:
             valid = (np.arange(row.T)[:, None] < problem.lengths)[..., None]  # (T, B, 1)
-        x, params, valid, dy = jax.device_put((problem.x, transposed(problem.params), valid, problem.dy))
+        numbers = (problem.x, transposed(problem.params), problem.dy)
+        x, params, dy = jax.tree.map(lambda array: jnp.asarray(array, row.dtype), numbers)
+        valid = jax.device_put(valid)
 
         def way(compute: Callable[..., Any], unroll: int, *arguments: Any) -> Way:
             compiled = jax.jit(compute, static_argnames=("cell", "unroll"))
@@ -66,7 +68,7 @@ def transposed(params: Any) -> Any:
 def _arrays(result: Any) -> list[Array]:
     y, states, *gradients = result
     turned = [(dx, transposed(params)) for dx, params in gradients]
-    return [np.asarray(part) for part in jax.tree.leaves((y, states, turned))]
+    return [np.asarray(part, np.float32) for part in jax.tree.leaves((y, states, turned))]
 
 
 def inference(x: Any, params: Any, valid: Any, *, cell: str, unroll: int) -> Any:
@@ -96,7 +98,7 @@ def training_dw_hh_last(x: Any, params: Any, valid: Any, dy: Any, *, cell: str, 
         return stack(x, joined, valid, nudges, cell, unroll)
 
     inputs = [[(w_ih, b_ih) for w_ih, _, b_ih, _ in layer] for layer in params]
-    nudges = [[jnp.zeros((*x.shape[:2], len(b_hh))) for _, _, _, b_hh in layer] for layer in params]
+    nudges = [[jnp.zeros((*x.shape[:2], len(b_hh)), x.dtype) for _, _, _, b_hh in layer] for layer in params]
     y, vjp, (states, outputs) = jax.vjp(forward, x, inputs, nudges, has_aux=True)
     dx, dinputs, dnudges = vjp(dy)
     grads: list[list[Any]] = []

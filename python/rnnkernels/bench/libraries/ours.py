@@ -14,7 +14,7 @@ import numpy as np
 
 from ... import __version__, functional, reference, set_num_threads
 from ...testing import Array
-from ..grid import Row
+from ..grid import Problem, Row
 from .base import Way
 
 
@@ -30,16 +30,18 @@ class NumPy:
         """One call forward, and one backward."""
         if row.dtype != "float32":
             return {}
-        problem, ops = row.problem(), self.ops
+        return self.stack(row, row.problem())
+
+    def stack(self, row: Row, problem: Problem) -> dict[str, Way]:
+        """The calls of a stack."""
+        ops, x, params, lengths, dy = self.ops, problem.x, problem.params, problem.lengths, problem.dy
 
         def inference() -> Any:
-            return ops.stack_forward(
-                row.kind, problem.x, problem.params, lengths=problem.lengths, save=False
-            )[:2]
+            return ops.stack_forward(row.kind, x, params, lengths=lengths, save=False)[:2]
 
         def training() -> Any:
-            y, hx, saved = ops.stack_forward(row.kind, problem.x, problem.params, lengths=problem.lengths)
-            return y, hx, ops.stack_backward(problem.dy, saved)
+            y, hx, saved = ops.stack_forward(row.kind, x, params, lengths=lengths)
+            return y, hx, ops.stack_backward(dy, saved)
 
         return {"stack": Way(training if row.training else inference, _arrays)}
 
@@ -55,11 +57,13 @@ class RnnKernels(NumPy):
 
     def ways(self, row: Row) -> dict[str, Way]:
         """As the references; for inference on packed weights, too, and single steps as one streams them."""
-        ways = super().ways(row)
+        problem = row.problem()
+        if row.dtype == "bfloat16":
+            problem = _bfloat16(problem)
+        ways = {} if row.dtype == "int8" else self.stack(row, problem)
         if row.training:
             return ways
-        problem = row.problem()
-        packed = functional.pack(row.kind, problem.params, None if row.dtype == "float32" else row.dtype)
+        packed = functional.pack(row.kind, problem.params, "int8" if row.dtype == "int8" else None)
         ways["packed"] = Way(lambda: packed.forward(problem.x, lengths=problem.lengths), _arrays)
         if row.T == 1 and row.directions == 1:
             (x_t,) = problem.x
@@ -77,9 +81,22 @@ class Float32(RnnKernels):
         return {} if row.dtype == "float32" else super().ways(replace(row, dtype="float32"))
 
 
+def _bfloat16(problem: Problem) -> Problem:
+    import ml_dtypes
+
+    def stored(array: Array) -> Array:
+        return array.astype(ml_dtypes.bfloat16)
+
+    params = [
+        [(stored(w_ih), stored(w_hh), stored(b_ih), stored(b_hh)) for w_ih, w_hh, b_ih, b_hh in layer]
+        for layer in problem.params
+    ]
+    return replace(problem, x=stored(problem.x), params=params, dy=stored(problem.dy))
+
+
 def _arrays(result: Any) -> list[Array]:
     y, hx, *gradients = result
     arrays = [y, *(hx if isinstance(hx, tuple) else (hx,))]
     for dx, _, params in gradients:
         arrays += [dx, *chain.from_iterable(chain.from_iterable(params))]
-    return arrays
+    return [array.astype(np.float32, copy=False) for array in arrays]

@@ -19,6 +19,7 @@ from ..grid import Row
 from .base import Way
 
 LAYERS = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "rnn": torch.nn.RNN}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 STEPS = {"lstm": torch.lstm_cell, "gru": torch.gru_cell, "rnn": torch.rnn_tanh_cell}
 
 
@@ -32,7 +33,7 @@ class PyTorch:
     def ways(self, row: Row) -> dict[str, Way]:
         """The layer with oneDNN and without, and a single step as one call of the cell."""
         int8 = row.dtype == "int8" and row.cell in ("lstm", "gru") and not row.training
-        if not (row.dtype == "float32" or int8):
+        if not (row.dtype in DTYPES or int8):
             return {}
         problem = row.problem()
         layer = LAYERS[row.cell](row.I, row.H, row.layers, bidirectional=row.directions == 2)
@@ -44,7 +45,9 @@ class PyTorch:
             quantized = _quantized(layer)
             x = torch.from_numpy(problem.x)
             return {"dynamic": Way(torch.inference_mode()(lambda: quantized(x)), _arrays)}
-        x, dy = torch.from_numpy(problem.x), torch.from_numpy(problem.dy)
+        dtype = DTYPES[row.dtype]
+        layer = layer.to(dtype)
+        x, dy = torch.from_numpy(problem.x).to(dtype), torch.from_numpy(problem.dy).to(dtype)
         x.requires_grad_(row.training)
         lengths = None if problem.lengths is None else torch.from_numpy(problem.lengths)
         inputs = [x, *layer.parameters()]
@@ -60,7 +63,7 @@ class PyTorch:
             return y, state, torch.autograd.grad(y, inputs, dy)
 
         def step() -> Any:
-            zeros = torch.zeros(row.B, row.H)
+            zeros = torch.zeros(row.B, row.H, dtype=dtype)
             state = STEPS[row.cell](x[0], (zeros, zeros) if row.cell == "lstm" else zeros, *inputs[1:])
             states = state if row.cell == "lstm" else (state,)
             return states[0][None], tuple(part[None] for part in states)
@@ -95,4 +98,4 @@ def _with(onednn: bool, compute: Callable[[], Any]) -> Callable[[], Any]:
 def _arrays(result: Any) -> list[Array]:
     y, state, *gradients = result
     states = state if isinstance(state, tuple) else (state,)
-    return [part.detach().numpy() for part in (y, *states, *chain.from_iterable(gradients))]
+    return [part.detach().float().numpy() for part in (y, *states, *chain.from_iterable(gradients))]
