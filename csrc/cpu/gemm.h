@@ -299,19 +299,26 @@ struct PackedMatrix {
   // Row k of the matrix is at row(k), or absent (zeros) where that is null.
   template <class Row>
   void pack(Range own_panels, const Row& row) const {
-    using V = Vec<Real>;
-    constexpr int64_t ahead = 32;  // rows: a panel takes too little of each for the hardware to follow
-    for (int64_t p = own_panels.begin; p < own_panels.end; ++p) {
-      Real* to = data + p * panel_size();
-      for (int64_t k = 0; k < K; ++k) {
-        const Real* from = row(k);
-        if (const Real* soon = k + ahead < K ? row(k + ahead) : nullptr) prefetch(soon + p * width(), width());
-        for (int v = 0; v < N; ++v, to += V::lanes) {
-          const int64_t column = p * width() + v * V::lanes;
-          const int n = static_cast<int>(larger(0, smaller(V::lanes, columns - column)));
-          (from && n ? V::load(from + column, n) : V(0)).store(to);
+    constexpr int64_t block = 8;  // rows at a time, so that reads and writes both go along memory
+    for (int64_t first = 0; first < K; first += block) {
+      const Real* rows[2 * block];  // and those that follow, to ask for them ahead
+      for (int64_t k = 0; k < 2 * block; ++k) rows[k] = first + k < K ? row(first + k) : nullptr;
+      for (int64_t p = own_panels.begin; p < own_panels.end; ++p) {
+        for (int64_t k = 0; k < smaller(block, K - first); ++k) {
+          pack_row(p, first + k, rows[k]);
+          if (rows[block + k]) prefetch(rows[block + k] + p * width(), width());
         }
       }
+    }
+  }
+
+  void pack_row(int64_t panel, int64_t k, const Real* from) const {
+    using V = Vec<Real>;
+    Real* to = data + panel * panel_size() + k * width();
+    for (int v = 0; v < N; ++v, to += V::lanes) {
+      const int64_t column = panel * width() + v * V::lanes;
+      const int n = static_cast<int>(larger(0, smaller(V::lanes, columns - column)));
+      (from && n ? V::load(from + column, n) : V(0)).store(to);
     }
   }
 
