@@ -203,6 +203,11 @@ struct Tile {
   int64_t row, panel;
   int rows, panels;
   int64_t nth;  // of the tiles on its panel
+
+  // Its pieces, each a row on a panel: since rows or panels is 1, they lie in one line.
+  int64_t pieces() const { return rows * panels; }
+  int64_t down(int64_t piece) const { return rows > 1 ? piece : 0; }
+  int64_t across(int64_t piece) const { return piece - down(piece); }
 };
 
 // Calls body(tile) for tiles of N vectors that cover rows x panels; a single row takes several panels at a time if it may.
@@ -378,9 +383,8 @@ inline void multiply(const Operand<Real>& a, const PackedMatrix<Real>& b, Range 
 // Calls body(offset in sums, row, first column) for each panel of each row of a tile.
 template <class Real, class Body>
 inline void for_each_row(const PackedMatrix<Real>& b, const Tile& tile, const Body& body) {
-  for (int64_t i = 0; i < tile.rows * tile.panels; ++i) {  // one of the two is 1
-    const int64_t down = tile.rows > 1 ? i : 0;
-    body(i * b.width(), tile.row + down, (tile.panel + i - down) * b.width());
+  for (int64_t i = 0; i < tile.pieces(); ++i) {
+    body(i * b.width(), tile.row + tile.down(i), (tile.panel + tile.across(i)) * b.width());
   }
 }
 
@@ -417,7 +421,7 @@ inline void multiply(const Operand<Real>& a, const PackedMatrix<Real>& b, Range 
   multiply<Real>(
       a, b, rows, {full.end, b.panels()},
       [&](Real* sums, const Tile& tile) {
-        fill_zero(sums, tile.rows * tile.panels * width);
+        fill_zero(sums, tile.pieces() * width);
         if (!c.bias) return;
         for_each_vector<Real>(
             b, tile, [&](int64_t at, int64_t, int64_t column, int n) { V::load(c.bias + column, n).store(sums + at); });
