@@ -238,7 +238,7 @@ class BackwardLayer {
       if (active.begin >= active.end) return;
       multiply<Real>(
           {dgates_row(chunk, s, 0) + Cell::N * H, dgates_stride()}, w_hn, active, panels,
-          [&](Real* sums, const Tile& tile) { fill_zero(sums, tile.rows * tile.panels * w_hn.width()); },
+          [&](Real* sums, const Tile& tile) { fill_zero(sums, tile.pieces() * w_hn.width()); },
           [&](const Real* sums, const Tile& tile) {
             for_each_vector<Real>(w_hn, tile, [&](int64_t at, int64_t j, int64_t unit, int n) {
               apply_reset(V::load(sums + at), chunk, s, j, unit, n);
@@ -433,7 +433,7 @@ class BackwardLayer {
   }
 
   void add_dx(Range own) const {
-    const auto init = [&](Real* sums, const Tile& tile) { fill_zero(sums, tile.rows * tile.panels * w_ih.width()); };
+    const auto init = [&](Real* sums, const Tile& tile) { fill_zero(sums, tile.pieces() * w_ih.width()); };
     const auto done = [&](const Real* sums, const Tile& tile) {
       for_each_vector<Real>(w_ih, tile, [&](int64_t at, int64_t row, int64_t column, int n) {
         deliver(arrays.to(call.dx), user[row] * call.I + column, n, V::load(sums + at), call.accumulate_dx);

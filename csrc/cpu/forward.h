@@ -403,37 +403,25 @@ class ForwardLayer {
   // Between the two products of reset_before.
   void reset(const Sums<Real>& z, int64_t s, const Tile& tile) const {
     if constexpr (Cell::reset_before) {
-      for_each_row(tile, [&](int64_t j, int64_t panel, int64_t row_of_tile, int64_t panel_of_tile) {
-        Real* slots = z.at(panel_of_tile, row_of_tile);
+      for (int64_t i = 0; i < tile.pieces(); ++i) {
+        Real* slots = z.at(tile.across(i), tile.down(i));
         V a[Cell::slots];
-        load_slots(a, slots);
-        const int64_t at = j * stride() + panel * lanes;
+        RNNKERNELS_UNROLL
+        for (int q = 0; q < Cell::slots; ++q) a[q] = V::load(slots + q * lanes);
+        const int64_t at = (tile.row + tile.down(i)) * stride() + (tile.panel + tile.across(i)) * lanes;
         Cell::reset(a, V::load(h[s % 2] + at)).store(reset_h + at);
         a[Cell::R].store(slots + Cell::R * lanes);
         a[Cell::Z].store(slots + Cell::Z * lanes);
-      });
+      }
     }
-  }
-
-  template <class Body>
-  static void for_each_row(const Tile& tile, const Body& body) {
-    for (int64_t p = 0; p < tile.panels; ++p) {
-      for (int64_t r = 0; r < tile.rows; ++r) body(tile.row + r, tile.panel + p, r, p);
-    }
-  }
-
-  static void load_slots(V (&a)[Cell::slots], const Real* from) {
-    RNNKERNELS_UNROLL
-    for (int q = 0; q < Cell::slots; ++q) a[q] = V::load(from + q * lanes);
   }
 
   // The cell's equations for a tile whose pre-activations are complete, vectors of two rows (or two panels) at a time.
   void finish(const Sums<Real>& z, int64_t s, const Tile& tile) const {
-    const int64_t pieces = tile.rows * tile.panels;  // one of the two is 1
     for (int block = 0; block < weights.blocks; ++block) {
       int64_t first = 0;
-      for (; first + 2 <= pieces; first += 2) finish_vectors<2>(z, s, tile, first, block);
-      if (first < pieces) finish_vectors<1>(z, s, tile, first, block);
+      for (; first + 2 <= tile.pieces(); first += 2) finish_vectors<2>(z, s, tile, first, block);
+      if (first < tile.pieces()) finish_vectors<1>(z, s, tile, first, block);
     }
   }
 
@@ -444,7 +432,7 @@ class ForwardLayer {
     int64_t row[count], unit[count];
     RNNKERNELS_UNROLL
     for (int i = 0; i < count; ++i) {
-      const int64_t down = tile.rows > 1 ? first + i : 0, across = first + i - down;
+      const int64_t down = tile.down(first + i), across = tile.across(first + i);
       row[i] = tile.row + down;
       unit[i] = (tile.panel + across) * weights.units() + block * lanes;
       const Real* slots = z.at(across, down) + block * Cell::slots * lanes;

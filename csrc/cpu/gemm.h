@@ -203,6 +203,11 @@ struct Tile {
   int64_t row, panel;
   int rows, panels;
   int64_t nth;  // of the tiles on its panel
+
+  // Its pieces, each a row on a panel: since rows or panels is 1, they lie in one line.
+  int64_t pieces() const { return rows * panels; }
+  int64_t down(int64_t piece) const { return rows > 1 ? piece : 0; }
+  int64_t across(int64_t piece) const { return piece - down(piece); }
 };
 
 // Calls body(tile) for tiles of N vectors that cover rows x panels; a single row takes several panels at a time if it may.
@@ -300,20 +305,28 @@ struct PackedMatrix {
   // Row k of the matrix is at row(k), a pointer to Real or Halves, or absent (zeros) where that is null.
   template <class Row>
   void pack(Range own_panels, const Row& row) const {
-    using V = Vec<Real>;
-    constexpr int64_t ahead = 32;  // rows: a panel takes too little of each for the hardware to follow
-    for (int64_t p = own_panels.begin; p < own_panels.end; ++p) {
-      Real* to = data + p * panel_size();
-      for (int64_t k = 0; k < K; ++k) {
-        const auto from = row(k);
-        if (const auto soon = k + ahead < K ? row(k + ahead) : decltype(row(k))())
-          prefetch(soon + p * width(), width());
-        for (int v = 0; v < N; ++v, to += V::lanes) {
-          const int64_t column = p * width() + v * V::lanes;
-          const int n = static_cast<int>(larger(0, smaller(V::lanes, columns - column)));
-          (from && n ? read(from + column, n) : V(0)).store(to);
+    using Pointer = decltype(row(0));
+    constexpr int64_t block = 8;  // rows at a time, so that reads and writes both go along memory
+    for (int64_t first = 0; first < K; first += block) {
+      Pointer rows[2 * block];  // and those that follow, to ask for them ahead
+      for (int64_t k = 0; k < 2 * block; ++k) rows[k] = first + k < K ? row(first + k) : Pointer();
+      for (int64_t p = own_panels.begin; p < own_panels.end; ++p) {
+        for (int64_t k = 0; k < smaller(block, K - first); ++k) {
+          pack_row(p, first + k, rows[k]);
+          if (rows[block + k]) prefetch(rows[block + k] + p * width(), width());
         }
       }
+    }
+  }
+
+  template <class Pointer>
+  void pack_row(int64_t panel, int64_t k, Pointer from) const {
+    using V = Vec<Real>;
+    Real* to = data + panel * panel_size() + k * width();
+    for (int v = 0; v < N; ++v, to += V::lanes) {
+      const int64_t column = panel * width() + v * V::lanes;
+      const int n = static_cast<int>(larger(0, smaller(V::lanes, columns - column)));
+      (from && n ? read(from + column, n) : V(0)).store(to);
     }
   }
 
@@ -397,9 +410,8 @@ inline void multiply(const Operand<Real>& a, const PackedMatrix<Real>& b, Range 
 // Calls body(offset in sums, row, first column) for each panel of each row of a tile.
 template <class Real, class Body>
 inline void for_each_row(const PackedMatrix<Real>& b, const Tile& tile, const Body& body) {
-  for (int64_t i = 0; i < tile.rows * tile.panels; ++i) {  // one of the two is 1
-    const int64_t down = tile.rows > 1 ? i : 0;
-    body(i * b.width(), tile.row + down, (tile.panel + i - down) * b.width());
+  for (int64_t i = 0; i < tile.pieces(); ++i) {
+    body(i * b.width(), tile.row + tile.down(i), (tile.panel + tile.across(i)) * b.width());
   }
 }
 
@@ -436,7 +448,7 @@ inline void multiply(const Operand<Real>& a, const PackedMatrix<Real>& b, Range 
   multiply<Real>(
       a, b, rows, {full.end, b.panels()},
       [&](Real* sums, const Tile& tile) {
-        fill_zero(sums, tile.rows * tile.panels * width);
+        fill_zero(sums, tile.pieces() * width);
         if (!c.bias) return;
         for_each_vector<Real>(
             b, tile, [&](int64_t at, int64_t, int64_t column, int n) { V::load(c.bias + column, n).store(sums + at); });
