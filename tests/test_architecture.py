@@ -132,7 +132,7 @@ IMPORTS: dict[str, tuple[set[str], set[str]]] = {
     "charlm": ({"functional", "init", "layers", "optim", "reference", "types"}, {"numpy", "safetensors"}),
     "bench": (
         {"", "functional", "reference", "testing", "types"},
-        {"jax", "keras", "matplotlib", "numpy", "onnx", "onnxruntime", "openvino", "torch"},
+        {"jax", "keras", "matplotlib", "ml_dtypes", "numpy", "onnx", "onnxruntime", "openvino", "torch"},
     ),
     "cli": (
         {"", "bench", "charlm", "functional", "reference", "testing", "types"},
