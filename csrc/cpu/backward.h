@@ -296,6 +296,7 @@ class BackwardLayer {
     }
     sync(team);
     add_weight_gradients(count, x, h, reset_h);
+    sync(team);  // the next step writes where the products' copies are
     if (call.dx) add_dx(share(count, team));
   }
 
@@ -380,19 +381,13 @@ class BackwardLayer {
       const int64_t gate_row = (Cell::gate_of_slot[q] - q) * H;  // m + gate_row is the row of the weights
       const bool second = Cell::reset_before && !Layout::in_h(q);
       add_bias_gradients(count, m, gate_row, Layout::in_x(q), Layout::in_h(q) || second);
-      if (dw_ih && Layout::in_x(q)) call.ids ? scatter(count, m, gate_row) : add_product(m, gate_row, x, dw_ih);
-      if (dw_hh && (Layout::in_h(q) || second)) add_product(m, gate_row, second ? reset_h : h, dw_hh);
-    }
-  }
-
-  // dw[m + gate_row] = or += dgates[:, m]^T b
-  void add_product(Range m, int64_t gate_row, const PackedMatrix<Real>& b, Real* gradient) const {
-    Real* dw = gradient + gate_row * b.columns;
-    // By blocks of rows: each panel of b stays in L1 for a block, and the block's columns of dgates in L2 for all panels.
-    const int64_t block = 16 * rows_per_tile<Real>(b.N);
-    for (int64_t row = m.begin; row < m.end; row += block) {
-      multiply<Real>({dgates[current], dgates_stride(), true}, b, {row, smaller(m.end, row + block)},
-                     {dw, nullptr, add});
+      const bool from_x = dw_ih && Layout::in_x(q), from_h = dw_hh && (Layout::in_h(q) || second);
+      if (from_x && call.ids) scatter(count, m, gate_row);
+      multiply_transposed<Real>(
+          dgates[current], dgates_stride(), count, m,
+          {{from_x && !call.ids ? &x : nullptr, {row_or_null(dw_ih, gate_row, call.I), nullptr, add}},
+           {from_h ? second ? &reset_h : &h : nullptr, {row_or_null(dw_hh, gate_row, H), nullptr, add}}},
+          dgates[1 - current] + own.begin * count);  // of this member, and what no step reads any more
     }
   }
 

@@ -36,14 +36,19 @@ struct Range {
   int64_t size() const { return end - begin; }
 };
 
-// The left operand: element (row, k) at data[row*stride + k], or, with k outermost (a transpose), data[k*stride + row].
+// The left operand: element (row, k) at data[row*stride + k]. Of a transpose the rows are adjacent: k_stride apart for each k,
+// or by tiles, [k][rows of the tile] from the tile's first row on.
 template <class Real>
 struct Operand {
   const Real* data;
   int64_t stride;
-  bool k_outermost = false;
+  bool adjacent = false;
+  int64_t k_stride = 0;  // 0: by tiles
 
-  const Real* at(int64_t row) const { return data + (k_outermost ? row : row * stride); }
+  static Operand transpose(const Real* data, int64_t stride) { return {data, 1, true, stride}; }
+  static Operand tiles(const Real* data, int64_t K) { return {data, K, true}; }
+
+  const Real* at(int64_t row) const { return data + row * stride; }
 };
 
 // The right operand of a tile, and memory to bring near meanwhile: one vector for each k.
@@ -100,11 +105,11 @@ RNNKERNELS_INLINE void start_sums(Vec<Real> (&sum)[P][R][N], const Sums<Real>& c
 }
 
 // Vectors first .. first + count - 1 of the sums += a b.
-template <int first, int count, bool k_outermost, class Real, int P, int R, int N>
+template <int first, int count, bool adjacent, class Real, int P, int R, int N>
 RNNKERNELS_INLINE void add_products(Vec<Real> (&sum)[P][R][N], const Real* a, int64_t a_stride,
                                     const Panels<Real>& panels) {
   using V = Vec<Real>;
-  const int64_t a_row = k_outermost ? 1 : a_stride, a_k = k_outermost ? a_stride : 1;
+  const int64_t a_row = adjacent ? 1 : a_stride, a_k = adjacent ? a_stride : 1;
   const Real *b = panels.data, *ahead = panels.ahead;
   for (int64_t k = 0; k < panels.K; ++k, a += a_k, b += count * V::lanes, ahead += V::lanes) {
     __builtin_prefetch(ahead, 0, 2);  // into L2
@@ -150,22 +155,22 @@ inline void with_constant(int n, const Body& body) {
   if constexpr (most > 1) with_constant<most - 1>(n, body);
 }
 
-template <class Real, int P, int R, int N, bool k_outermost>
+template <class Real, int P, int R, int N, bool adjacent>
 void tile(const Sums<Real>& c, const Real* a, int64_t a_stride, const Panels<Real>& b) {
   Vec<Real> sum[P][R][N];
   start_sums(sum, c);
-  add_products<0, N, k_outermost>(sum, a, a_stride, b);
+  add_products<0, N, adjacent>(sum, a, a_stride, b);
   store_sums(sum, c);
 }
 
-template <class Real, int N, bool k_outermost>
+template <class Real, int N, bool adjacent>
 void accumulate_n(int rows, int panels, const Sums<Real>& c, const Real* a, int64_t a_stride, const Panels<Real>& b) {
   if (panels > 1) {
     return with_constant<panels_per_row<Real>(N)>(
-        panels, [&](auto P) { tile<Real, decltype(P)::value, 1, N, k_outermost>(c, a, a_stride, b); });
+        panels, [&](auto P) { tile<Real, decltype(P)::value, 1, N, adjacent>(c, a, a_stride, b); });
   }
   with_constant<rows_per_tile<Real>(N)>(
-      rows, [&](auto R) { tile<Real, 1, decltype(R)::value, N, k_outermost>(c, a, a_stride, b); });
+      rows, [&](auto R) { tile<Real, 1, decltype(R)::value, N, adjacent>(c, a, a_stride, b); });
 }
 
 // Sums of a b for one tile: N vectors, and either `rows` rows of `a` from `row` on, or one row and up to panels_per_row `panels`.
@@ -173,9 +178,10 @@ template <class Real>
 void accumulate(int N, int rows, int panels, const Sums<Real>& c, const Operand<Real>& a, int64_t row,
                 const Panels<Real>& b) {
   const Real* start = a.at(row);
-  if (a.k_outermost) {  // of the gradients of weights, whose right operands are PackedMatrix
-    return N == 1 ? accumulate_n<Real, 1, true>(rows, panels, c, start, a.stride, b)
-                  : accumulate_n<Real, 2, true>(rows, panels, c, start, a.stride, b);
+  if (a.adjacent) {  // in the gradients of weights, whose right operands are PackedMatrix
+    const int64_t k_stride = a.k_stride ? a.k_stride : rows;
+    return N == 1 ? accumulate_n<Real, 1, true>(rows, panels, c, start, k_stride, b)
+                  : accumulate_n<Real, 2, true>(rows, panels, c, start, k_stride, b);
   }
   switch (N) {
     case 1: return accumulate_n<Real, 1, false>(rows, panels, c, start, a.stride, b);
@@ -460,6 +466,63 @@ inline void multiply(const Operand<Real>& a, const PackedMatrix<Real>& b, Range 
           (c.add ? V::load(to, n) + sum : sum).store(to, n);
         });
       });
+}
+
+// Columns of a (K rows, `stride` apart) as rows of a left operand, by the tiles of a product with N vectors.
+template <class Real>
+inline Operand<Real> tiles_of_transpose(const Real* a, int64_t stride, int64_t K, Range columns, int N, Real* to) {
+  using V = Vec<Real>;
+  constexpr int64_t block = 8;  // rows at a time, so that reads and writes both go along memory
+  for (int64_t first = 0; first < K; first += block) {
+    const int64_t last = smaller(first + block, K);
+    for (int64_t column = columns.begin; column < columns.end; column += rows_per_tile<Real>(N)) {
+      const int64_t rows = smaller(rows_per_tile<Real>(N), columns.end - column);
+      Real* tile = to + (column - columns.begin) * K;
+      for (int64_t k = first; k < last; ++k) {
+        for (int64_t row = 0; row < rows; row += V::lanes) {
+          const int n = static_cast<int>(smaller(V::lanes, rows - row));
+          const V part = V::load(a + k * stride + column + row, n);
+          Real* at = tile + k * rows + row;
+          k + 1 < K ? part.store(at) : part.store(at, n);  // what is too much the next k overwrites
+        }
+      }
+    }
+  }
+  return Operand<Real>::tiles(to, K);
+}
+
+// One of several products with the same transpose.
+template <class Real>
+struct TransposedProduct {
+  const PackedMatrix<Real>* b;  // null: none
+  Result<Real> c;
+};
+
+// Rows whose copy stays in L2 while panels come and go in L1.
+template <class Real>
+constexpr int64_t transpose_rows = 16 * rows_per_tile<Real>(2);
+
+constexpr int64_t transpose_bytes = int64_t(384) << 10;  // of a matrix that is read from L2 as it stands
+
+// c = a^T b, or c += a^T b, for some rows of each c; the K rows of a lie `stride` apart. Of a large matrix, blocks of rows are
+// copied to where those of a tile lie together: `copies` holds K times the smaller of rows.size() and transpose_rows.
+template <class Real, int count>
+inline void multiply_transposed(const Real* a, int64_t stride, int64_t K, Range rows,
+                                const TransposedProduct<Real> (&products)[count], Real* copies) {
+  const bool copied = K * stride * static_cast<int64_t>(sizeof(Real)) > transpose_bytes;
+  for (int64_t row = rows.begin; row < rows.end; row += transpose_rows<Real>) {
+    const Range own{row, smaller(rows.end, row + transpose_rows<Real>)};
+    auto left = Operand<Real>::transpose(a + row, stride);
+    int tiles_of = 0;  // which N
+    for (const auto& [b, c] : products) {
+      if (!b) continue;
+      if (copied && tiles_of != b->N) {
+        tiles_of = b->N;
+        left = tiles_of_transpose(a, stride, K, own, b->N, copies);
+      }
+      multiply<Real>(left, *b, {0, own.size()}, {c.to + row * b->columns, nullptr, c.add});
+    }
+  }
 }
 
 RNNKERNELS_END_NAMESPACE

@@ -125,10 +125,10 @@ struct LinearForward {
 template <class Real>
 struct LinearBackward {
   using Args = LinearBackwardArgs;
-  static size_t scratch(const Args& args, int) { return Layout(args, nullptr).arena.used; }
+  static size_t scratch(const Args& args, int team_size) { return Layout(args, nullptr, team_size).arena.used; }
 
   static void run(const Args& args, char* scratch, const Team& team) {
-    const Layout layout(args, scratch);
+    const Layout layout(args, scratch, team.size);
     const Real *w = readable<Real>(args.w), *dy = readable<Real>(args.dy);
     const Range outputs = share(args.O, team);
     if (args.dx) layout.w.pack(share(layout.w.panels(), team), [&](int64_t k) { return w + k * args.I; });
@@ -146,12 +146,15 @@ struct LinearBackward {
  private:
   struct Layout {
     Arena arena;
-    PackedMatrix<Real> w;
-    Real* inputs;
-    Layout(const Args& args, char* scratch) : arena{scratch}, w(args.O, args.I) {
+    PackedMatrix<Real> w, x;  // x of a block
+    Real* copies;             // [team][..]: of dy
+    Layout(const Args& args, char* scratch, int team_size)
+        : arena{scratch}, w(args.O, args.I), x(smaller(head_rows, args.N), args.I) {
       w.data = arena.take<Real>(args.dx ? w.size() : 0);
-      inputs = arena.take<Real>(PackedMatrix<Real>(smaller(head_rows, args.N), args.I).size());
+      x.data = arena.take<Real>(args.dw ? x.size() : 0);
+      copies = arena.take<Real>(args.dw ? team_size * x.K * transpose_rows<Real> : 0);
     }
+    Real* copies_of(const Team& team) const { return copies + team.rank * x.K * transpose_rows<Real>; }
   };
 
   // dw and db of a block of rows.
@@ -160,12 +163,13 @@ struct LinearBackward {
     const Real* inputs = readable<Real>(args.x) + row * args.I;
     const Range own = share(args.O, team);
     if (args.dw) {
-      PackedMatrix<Real> x(rows, args.I);
-      x.data = layout.inputs;
+      PackedMatrix<Real> x = layout.x;
+      x.K = rows;
       cpu::sync(team);
       x.pack(share(x.panels(), team), [&](int64_t k) { return inputs + k * args.I; });
       cpu::sync(team);
-      multiply<Real>({dy, args.O, true}, x, own, {writable<Real>(args.dw), nullptr, true});
+      multiply_transposed<Real>(dy, args.O, rows, own, {{&x, {writable<Real>(args.dw), nullptr, true}}},
+                                layout.copies_of(team));
     }
     if (args.db) add_column_sums(dy, rows, args.O, own, writable<Real>(args.db));
   }
@@ -239,10 +243,10 @@ struct LinearCrossEntropyForward {
 template <class Real>
 struct LinearCrossEntropyBackward {
   using Args = LinearCrossEntropyBackwardArgs;
-  static size_t scratch(const Args& args, int) { return Layout(args, nullptr).arena.used; }
+  static size_t scratch(const Args& args, int team_size) { return Layout(args, nullptr, team_size).arena.used; }
 
   static void run(const Args& args, char* scratch, const Team& team) {
-    const Layout layout(args, scratch);
+    const Layout layout(args, scratch, team.size);
     const Real* w = readable<Real>(args.w);
     const Range own = share(args.V, team);
     layout.w_transposed.pack_transposed(share(layout.w_transposed.panels(), team), w);
@@ -255,9 +259,10 @@ struct LinearCrossEntropyBackward {
       differentiate(args, layout, row, rows, team);
       cpu::sync(team);
       if (args.dw) {
-        PackedMatrix<Real> h(rows, args.H);
-        h.data = layout.inputs;
-        multiply<Real>({layout.dlogits, args.V, true}, h, own, {writable<Real>(args.dw), nullptr, true});
+        PackedMatrix<Real> h = layout.h;
+        h.K = rows;
+        multiply_transposed<Real>(layout.dlogits, args.V, rows, own, {{&h, {writable<Real>(args.dw), nullptr, true}}},
+                                  layout.copies_of(team));
       }
       if (args.db) add_column_sums(layout.dlogits, rows, args.V, own, writable<Real>(args.db));
     }
@@ -266,16 +271,22 @@ struct LinearCrossEntropyBackward {
  private:
   struct Layout {
     Arena arena;
-    PackedMatrix<Real> w_transposed, w;
-    int64_t block;  // rows of dlogits at a time
-    Real *dlogits, *inputs;
-    Layout(const Args& args, char* scratch) : arena{scratch}, w_transposed(args.H, args.V), w(args.V, args.H) {
-      block = larger(max_rows, smaller(head_rows, (int64_t(1) << 22) / larger(args.V, 1)));
+    int64_t block;                          // rows of dlogits at a time
+    PackedMatrix<Real> w_transposed, w, h;  // h of a block
+    Real *dlogits, *copies;                 // and, [team][..], of dlogits
+    Layout(const Args& args, char* scratch, int team_size)
+        : arena{scratch},
+          block(larger(max_rows, smaller(head_rows, (int64_t(1) << 22) / larger(args.V, 1)))),
+          w_transposed(args.H, args.V),
+          w(args.V, args.H),
+          h(block, args.H) {
       w_transposed.data = arena.take<Real>(w_transposed.size());
       w.data = arena.take<Real>(args.dh ? w.size() : 0);
+      h.data = arena.take<Real>(args.dw ? h.size() : 0);
       dlogits = arena.take<Real>(block * args.V);
-      inputs = arena.take<Real>(PackedMatrix<Real>(block, args.H).size());
+      copies = arena.take<Real>(args.dw ? team_size * h.K * transpose_rows<Real> : 0);
     }
+    Real* copies_of(const Team& team) const { return copies + team.rank * h.K * transpose_rows<Real>; }
   };
 
   // dlogits and dh of a block's rows, which the team shares; and the block's h, packed for dw.
@@ -293,8 +304,8 @@ struct LinearCrossEntropyBackward {
                      {writable<Real>(args.dh) + row * args.H, nullptr, args.accumulate});
     }
     if (args.dw) {
-      PackedMatrix<Real> packed(rows, args.H);
-      packed.data = layout.inputs;
+      PackedMatrix<Real> packed = layout.h;
+      packed.K = rows;
       packed.pack(share(packed.panels(), team), [&](int64_t k) {
         return args.targets[row + k] == args.ignore_index ? nullptr : h + k * args.H;  // whatever an ignored row holds
       });
