@@ -510,8 +510,9 @@ template <class Real, int count>
 inline void multiply_transposed(const Real* a, int64_t stride, int64_t K, Range rows,
                                 const TransposedProduct<Real> (&products)[count], Real* copies) {
   const bool copied = K * stride * static_cast<int64_t>(sizeof(Real)) > transpose_bytes;
-  for (int64_t row = rows.begin; row < rows.end; row += transpose_rows<Real>) {
-    const Range own{row, smaller(rows.end, row + transpose_rows<Real>)};
+  const int64_t block = copied ? transpose_rows<Real> : rows.size();
+  for (int64_t row = rows.begin; row < rows.end; row += block) {
+    const Range own{row, smaller(rows.end, row + block)};
     auto left = Operand<Real>::transpose(a + row, stride);
     int tiles_of = 0;  // which N
     for (const auto& [b, c] : products) {
