@@ -93,14 +93,14 @@ void leave_barriers(Thread& thread) {
 
 namespace {
 
-// The open operation that the lanes of this mask meet in, or a new one.
+// The operation that lanes of this mask have opened, or a new one. Lanes may meet in several, one after the other; but two do
+// not wait for each other in different ones.
 std::shared_ptr<Collective> meet(Warp& warp, const char* name, uint32_t mask, Where at) {
   for (auto& open : warp.open) {
-    if (!(open->mask & mask)) continue;
-    if (open->mask != mask || std::strcmp(open->name, name))
+    if (open->mask == mask && std::strcmp(open->name, name) == 0) return open;
+    if (open->mask >> current->lane & 1 && open->arrived & mask)
       fail(at, "%s with mask %08x meets %s with mask %08x at %s:%d", name, mask, open->name, open->mask,
            open->first.file, open->first.line);
-    return open;
   }
   warp.open.push_back(std::make_shared<Collective>());
   Collective& fresh = *warp.open.back();

@@ -9,7 +9,8 @@
 
 #include "vector_types.h"
 
-namespace emu {
+// In a namespace of its own, so that functions which take one are not looked up among the emulator's.
+namespace emu::places {
 
 // Where in a kernel something was called, as a default argument of what it calls.
 struct Where {
@@ -17,6 +18,12 @@ struct Where {
   int line;
   Where(const char* file_ = __builtin_FILE(), int line_ = __builtin_LINE()) : file(file_), line(line_) {}
 };
+
+}  // namespace emu::places
+
+namespace emu {
+
+using places::Where;
 
 enum class Order {
   round_robin,  // blocks, warps and lanes ascending; as many blocks at once as fit

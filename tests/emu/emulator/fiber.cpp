@@ -20,19 +20,29 @@ constexpr size_t stack_bytes = 128 * 1024;
 #endif
 constexpr size_t guard_bytes = 4096;  // below the stack: an overflow faults
 
-std::vector<char*> free_stacks;
+// Making a stack, or a thread of ThreadSanitizer's, takes long: both are used again. ThreadSanitizer would see two threads of
+// one grid race on a stack that both have had, so that there it rests until the grid has ended.
+struct Resources {
+  char* stack;
+  void* thread;
+};
+std::vector<Resources> free_resources, resting_resources;
 
-char* new_stack() {
-  if (!free_stacks.empty()) {
-    char* stack = free_stacks.back();
-    free_stacks.pop_back();
-    return stack;
+Resources take_resources() {
+  if (!free_resources.empty()) {
+    const Resources taken = free_resources.back();
+    free_resources.pop_back();
+    return taken;
   }
   void* pages = mmap(nullptr, guard_bytes + stack_bytes, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (pages == MAP_FAILED) throw std::bad_alloc();
   mprotect(pages, guard_bytes, PROT_NONE);
-  return static_cast<char*>(pages) + guard_bytes;
+  void* thread = nullptr;
+#ifdef EMU_THREAD_SANITIZER
+  thread = __tsan_create_fiber(0);
+#endif
+  return {static_cast<char*>(pages) + guard_bytes, thread};
 }
 
 #ifdef EMU_ADDRESS_SANITIZER
@@ -84,7 +94,10 @@ void Fiber::swap(Context& from, Context& to) { emu_swap_stacks(&from, to); }
 
 #endif
 
-Fiber::Fiber(void (*entry)()) : entry_(entry), stack_(new_stack()) {
+Fiber::Fiber(void (*entry)()) : entry_(entry) {
+  const Resources taken = take_resources();
+  stack_ = taken.stack;
+  thread_ = taken.thread;
 #ifdef EMU_USE_UCONTEXT
   getcontext(&context_);
   context_.uc_stack.ss_sp = stack_;
@@ -99,17 +112,20 @@ Fiber::Fiber(void (*entry)()) : entry_(entry), stack_(new_stack()) {
   for (int i = 0; i < preserved; ++i) *--top = nullptr;
   context_ = top;
 #endif
-#ifdef EMU_THREAD_SANITIZER
-  thread_ = __tsan_create_fiber(0);
-#endif
 }
 
 Fiber::~Fiber() {
-#ifdef EMU_THREAD_SANITIZER
-  __tsan_destroy_fiber(thread_);
-#endif
   allow(stack_, stack_bytes);
-  free_stacks.push_back(stack_);
+#ifdef EMU_THREAD_SANITIZER
+  resting_resources.push_back({stack_, thread_});
+#else
+  free_resources.push_back({stack_, thread_});
+#endif
+}
+
+void Fiber::end_of_grid() {
+  free_resources.insert(free_resources.end(), resting_resources.begin(), resting_resources.end());
+  resting_resources.clear();
 }
 
 void Fiber::resume() {

@@ -19,7 +19,8 @@ class Fiber {
   Fiber& operator=(const Fiber&) = delete;
 
   void resume();          // by the scheduler; comes back when the fiber suspends or leaves
-  static void suspend();  // by the running fiber
+  static void suspend();     // by the running fiber
+  static void end_of_grid();  // what has happened is ordered before all that follows
   [[noreturn]] static void leave();
 
   // Charges what `act` does to this suspended fiber, in the eyes of ThreadSanitizer.
@@ -42,7 +43,7 @@ class Fiber {
   void (*entry_)();
   Context context_;
   char* stack_;
-  void* thread_ = nullptr;      // ThreadSanitizer's name for this fiber
+  void* thread_;                // ThreadSanitizer's name for this fiber
   void* fake_stack_ = nullptr;  // AddressSanitizer's
 };
 

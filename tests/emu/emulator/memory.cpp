@@ -168,7 +168,10 @@ void store_later(const Store& store, const void* mbarrier, unsigned rank) {
 void deliver(const PendingStore& pending) {
   if (pending.peer->live == 0) fail(pending.store.at, "store_async: the peer has ended before this store arrives");
   auto arrive = [&] {
-    pending.store.move(pending.store);
+    {
+      Seen seen;
+      pending.store.move(pending.store);
+    }
     complete_bytes(*pending.peer, pending.mbarrier, pending.store.bytes, pending.store.at);
   };
   if (current)

@@ -63,6 +63,26 @@ class Unseen {
   Unseen& operator=(const Unseen&) = delete;
 };
 
+// Lifts the one Unseen that a fiber is in, for what the kernel itself would do.
+class Seen {
+ public:
+#ifdef EMU_THREAD_SANITIZER
+  Seen() {
+    AnnotateIgnoreWritesEnd(__FILE__, __LINE__);
+    AnnotateIgnoreReadsEnd(__FILE__, __LINE__);
+  }
+  ~Seen() {
+    AnnotateIgnoreReadsBegin(__FILE__, __LINE__);
+    AnnotateIgnoreWritesBegin(__FILE__, __LINE__);
+  }
+#else
+  Seen() {}
+  ~Seen() {}
+#endif
+  Seen(const Seen&) = delete;
+  Seen& operator=(const Seen&) = delete;
+};
+
 inline void forbid([[maybe_unused]] const void* address, [[maybe_unused]] size_t bytes) {
 #ifdef EMU_ADDRESS_SANITIZER
   __asan_poison_memory_region(address, bytes);

@@ -351,6 +351,7 @@ std::string Machine::waits() const {
 void launch(const Shape& shape, const std::function<void()>& kernel) {
   Unseen unseen;
   if (machine) throw Failure("launch: from within a kernel");
+  Fiber::end_of_grid();
   Machine grid(shape, kernel);
   machine = &grid;
   snapshot_device_memory();
