@@ -64,10 +64,9 @@ size_t clusters_that_fit(const Shape& s) {
 
 void leave_grid() {
   Thread& self = *current;
-  if (!self.open_copies.empty() || !self.copy_groups.empty()) {
-    const auto& left = self.copy_groups.empty() ? self.open_copies : self.copy_groups.front();
-    fail(left.empty() ? Where() : left.front().at, "the thread ends before it has waited for this copy");
-  }
+  copy_commit();
+  for (const auto& group : self.copy_groups)
+    if (!group.empty()) fail(group.front().at, "the thread ends before it has waited for this copy");
   deliver_stores_of(self);
   leave_barriers(self);
 }

@@ -1,0 +1,82 @@
+"""The zoo's table: which build of the emulator finds which planted bug, in which order.
+
+`python tests/emu/zoo.py` builds, runs everything, and prints it; tests/emu/test_zoo.py asserts it.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import build
+
+ORDERS = {"R": "round_robin", "V": "reverse", "N": "random"}
+FOUND = 3  # the exit status of a finding of the emulator's, or of a wrong result
+REPORTS = {"address": 97, "thread": 98}  # of a sanitizer's
+ENVIRONMENT = {
+    "ASAN_OPTIONS": f"exitcode={REPORTS['address']}:detect_leaks=0:detect_stack_use_after_return=0",
+    "UBSAN_OPTIONS": f"exitcode={REPORTS['address']}:print_stacktrace=0",
+    "TSAN_OPTIONS": f"exitcode={REPORTS['thread']}:halt_on_error=1:report_bugs=1",
+}
+
+
+class Specimen(NamedTuple):
+    """A planted bug, and the letters of the orders that must find it in each build."""
+
+    name: str
+    caught: dict[str, str]
+
+
+def run(build_name: str, program: str, arguments: list[str], **environment: str) -> tuple[int, str]:
+    command = [str(build.program(program, build_name)), *arguments]
+    if build_name == "thread" and shutil.which("setarch"):  # libtsan wants its addresses, which randomisation may take
+        command = ["setarch", platform.machine(), "-R", *command]
+    variables = os.environ | ENVIRONMENT | environment
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300)
+    return done.returncode, done.stdout + done.stderr
+
+
+def specimens() -> list[Specimen]:
+    _, listing = run("plain", "zoo", [])
+    rows = (line.split() for line in listing.splitlines())
+    return [
+        Specimen(name, dict(zip(build.BUILDS, (letters.strip("-") for letters in caught), strict=True)))
+        for name, *caught in rows
+    ]
+
+
+def finding(build_name: str, specimen: str, order: str) -> str | None:
+    """What a build says against the bug, in one line; None when it lets it pass."""
+    status, output = run(build_name, "zoo", [specimen, "bug", order])
+    if status == 0:
+        return None
+    if status not in (FOUND, REPORTS.get(build_name)):
+        raise RuntimeError(f"{specimen}, {build_name}, {order}: exit status {status}\n{output}")
+    said = [line for line in output.splitlines() if specimen in line or "ERROR: " in line or "WARNING: " in line]
+    said += [line for line in output.splitlines() if "runtime error" in line]
+    return said[0] if said else output
+
+
+def main() -> int:
+    missed = 0
+    print(f"{'':30}" + "".join(f"{name:10}" for name in build.BUILDS))
+    for specimen in specimens():
+        cells = []
+        for name in build.BUILDS:
+            found = {letter: finding(name, specimen.name, ORDERS[letter]) for letter in specimen.caught[name]}
+            cells.append("".join(letter if text else "!" for letter, text in found.items()) or "-")
+            missed += cells[-1].count("!")
+        print(f"{specimen.name:30}" + "".join(f"{cell:10}" for cell in cells), flush=True)
+    print("R round-robin, V reverse, N random with 20 seeds; ! missed; - not looked for")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
