@@ -1,7 +1,8 @@
 """Builds programs of emulated kernels: plain, for AddressSanitizer with UBSan, for ThreadSanitizer.
 
 `python tests/emu/build.py zoo address` prints the path of the program.  Objects live in build/emu under a digest of all
-that went into them, so that nothing is built twice and nothing stale is run.
+that may go into them, so that nothing is built twice and nothing stale is run.  EMU_JOBS compilers run at a time, as many
+as there are CPUs if it is not set.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import shlex
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,32 +37,24 @@ KERNELS = {
 }
 # The emulator itself is never instrumented: it is the hardware.  No call of memcpy or memset either, which a
 # sanitizer's own version would report.
-HARDWARE = ["-O2", "-fno-builtin", "-fno-tree-loop-distribute-patterns"]
+HARDWARE = ["-O1", "-fno-builtin", "-fno-tree-loop-distribute-patterns"]
 DEFINED = {"plain": [], "address": ["-DEMU_ADDRESS_SANITIZER"], "thread": ["-DEMU_THREAD_SANITIZER"]}
 LINK = {"plain": [], "address": ["-fsanitize=address,undefined"], "thread": ["-fsanitize=thread"]}
 
 
-def sources() -> list[Path]:
-    """Everything that a program may be made of."""
-    folders = ("csrc/core", "csrc/cuda", "tests/emu", "tests/cuda")
+def may_use(source: Path) -> list[Path]:
+    """The files that may go into the object of a source: the emulator knows no kernels."""
+    folders = ["tests/emu/emulator"]
+    if source not in EMULATOR:
+        folders += ["csrc/core", "csrc/cuda", "tests/cuda"]
     files = (file for folder in folders for file in (ROOT / folder).rglob("*"))
-    return sorted(file for file in files if file.suffix in {".h", ".cuh", ".cu", ".cpp", ".inc"})
-
-
-def digest(command: list[str]) -> str:
-    parts = [" ".join(command).encode(), *(file.read_bytes() for file in sources())]
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
-
-
-def run_compiler(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode or done.stderr:
-        raise RuntimeError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+    return [source, *sorted(file for file in files if file.suffix in {".h", ".cuh", ".inc"})]
 
 
 def compile_object(source: Path, flags: list[str], folder: Path) -> Path:
     command = [*COMPILER, *COMMON, *flags, "-x", "c++", "-c", str(source)]
-    target = folder / f"{source.stem}-{digest(command)}.o"
+    parts = [" ".join(command).encode(), *(file.read_bytes() for file in may_use(source))]
+    target = folder / f"{source.stem}-{hashlib.sha256(bytes().join(parts)).hexdigest()[:16]}.o"
     if not target.exists():
         for old in folder.glob(f"{source.stem}-*.o"):
             old.unlink()
@@ -70,19 +64,26 @@ def compile_object(source: Path, flags: list[str], folder: Path) -> Path:
     return target
 
 
+def run_compiler(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode or done.stderr:  # warnings are errors
+        raise RuntimeError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+
+
 def program(name: str, build: str, extra: tuple[str, ...] = ()) -> Path:
-    """The program `name` in one of the builds; `extra` are further definitions, in a folder of their own."""
+    """The program `name` in one of the builds; with `extra` definitions it has a folder of its own."""
     folder = BUILT / "-".join([build, *(flag.removeprefix("-D").lower() for flag in extra)])
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
+    objects = [(source, [*HARDWARE, *DEFINED[build], *extra]) for source in EMULATOR]
+    objects.append((PROGRAMS[name], [*KERNELS[build], *extra]))
+    jobs = int(os.environ.get("EMU_JOBS", os.cpu_count() or 1))
+    with (folder / "lock").open("w") as lock, ThreadPoolExecutor(jobs) as pool:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        flags = [*HARDWARE, *DEFINED[build], *extra]
-        objects = [compile_object(source, flags, folder) for source in EMULATOR]
-        objects.append(compile_object(PROGRAMS[name], [*KERNELS[build], *extra], folder))
+        compiled = list(pool.map(lambda item: compile_object(*item, folder), objects))
         target = folder / name
-        newest = max(file.stat().st_mtime for file in objects)
+        newest = max(file.stat().st_mtime for file in compiled)
         if not target.exists() or target.stat().st_mtime < newest:
-            run_compiler([*COMPILER, *LINK[build], *map(str, objects), "-o", str(target)])
+            run_compiler([*COMPILER, *LINK[build], *map(str, compiled), "-o", str(target)])
     return target
 
 

@@ -1,0 +1,101 @@
+"""Every wrapper of csrc/cuda/device.cuh against its definition, on the emulator; and that nvcc compiles the same tests.
+
+tests/cuda/conformance.cu is one source for both.  Where there is a GPU, the program that nvcc has built runs, too.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import build
+import zoo
+
+SOURCE = build.PROGRAMS["conformance"]
+TESTS = re.findall(r'^    \{"(\w+)", [\w<>:]+, (?:true|false)\},$', SOURCE.read_text(), re.M)
+NVCC = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+TARGETS = {"sm_80": "compute_80", "sm_90": "compute_90", "compute_90": "compute_90"}
+
+on_emulator = pytest.mark.skipif(sys.platform != "linux", reason="the emulator is written for Linux")
+needs_nvcc = pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")
+
+
+def assert_all_pass(status: int, output: str) -> None:
+    assert status == 0, output
+    assert output.splitlines() == [f"ok {name}" for name in TESTS]
+
+
+def test_every_wrapper_has_a_test() -> None:
+    device = (build.ROOT / "csrc" / "cuda" / "device.cuh").read_text()
+    public = device[: device.index("namespace detail")] + device[device.index("using same") :]
+    wrappers = set(re.findall(r"__device__ __forceinline__ [\w&*]+\*? (\w+)\(", public)) - {"require_cooperative"}
+    assert len(wrappers) > 35
+    used = SOURCE.read_text()
+    assert {name for name in wrappers if not re.search(rf"\b{name}\b", used)} == {"trap"}  # which the zoo ends in
+
+
+@on_emulator
+def test_plain() -> None:
+    assert len(TESTS) >= 35
+    assert_all_pass(*zoo.run("plain", "conformance", [], EMU_SEEDS="20"))
+
+
+@on_emulator
+@pytest.mark.parametrize("build_name", ["address", "thread"])
+def test_under_sanitizers(build_name: str) -> None:
+    assert_all_pass(*zoo.run(build_name, "conformance", [], EMU_SEEDS="2"))
+
+
+@on_emulator
+@pytest.mark.slow
+@pytest.mark.parametrize("build_name", ["address", "thread"])
+def test_under_sanitizers_with_many_seeds(build_name: str) -> None:
+    assert_all_pass(*zoo.run(build_name, "conformance", [], EMU_SEEDS="20"))
+
+
+@on_emulator
+def test_with_portable_fibers() -> None:
+    """The fibers of other processors than x86-64, on this one."""
+    program = build.program("conformance", "plain", ("-DEMU_UCONTEXT",))
+    done = subprocess.run([program], capture_output=True, text=True, timeout=300)
+    assert_all_pass(done.returncode, done.stdout + done.stderr)
+
+
+def compile_with_nvcc(arguments: list[str]) -> str:
+    command = [str(NVCC), "-std=c++17", "-O2", "-Werror", "all-warnings", "-Xptxas", "-v", *arguments, str(SOURCE)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@needs_nvcc
+@pytest.mark.parametrize("target", TARGETS)
+def test_nvcc_compiles(target: str, tmp_path: Path) -> None:
+    kind = "-cubin" if target.startswith("sm_") else "-ptx"
+    said = compile_with_nvcc(
+        ["-gencode", f"arch={TARGETS[target]},code={target}", kind, "-o", str(tmp_path / target)]
+    )
+    if kind == "-cubin":
+        spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", said)
+        assert len(spills) > 30
+        assert set(spills) == {("0", "0")}
+
+
+@needs_nvcc
+@pytest.mark.skipif(not os.path.exists("/proc/driver/nvidia"), reason="no NVIDIA driver: compiled only")
+def test_on_the_device(tmp_path: Path) -> None:
+    program = tmp_path / "conformance"
+    targets = [f"-gencode=arch={architecture},code={code}" for code, architecture in TARGETS.items()]
+    compile_with_nvcc([*targets, "-o", str(program)])
+    done = subprocess.run([program], capture_output=True, text=True, timeout=300)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [line.split()[-1] if line.startswith("ok ") else line.split()[2].rstrip(":") for line in lines] == TESTS
