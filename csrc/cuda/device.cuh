@@ -1,6 +1,7 @@
-// What a kernel may ask of the device, by name. The only file that knows nvcc from the emulator (tests/emu) which runs the
-// same kernels on a CPU: all PTX stands here, and kernels are plain CUDA C++ on top of it. tests/cuda/conformance.cu
-// compares every wrapper with its definition. Clusters and mbarriers need sm_90; called on an older device they trap.
+// What a kernel may ask of the device, by name. The only file that knows nvcc from the emulator (tests/emu) which
+// runs the same kernels on a CPU: all PTX stands here, and kernels are plain CUDA C++ on top of it.
+// tests/cuda/conformance.cu compares every wrapper with its definition. Clusters and mbarriers need sm_90; called
+// on an older device they trap.
 //
 // `at` names the caller in the emulator's reports; to nvcc it is nothing.
 #pragma once
@@ -41,7 +42,8 @@ __device__ __forceinline__ uint32_t shared_address(const void* p) {
 
 __device__ __forceinline__ uint32_t peer_address(const void* p, unsigned rank) {
   uint32_t peer = 0;
-  RNNKERNELS_SM_90(asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(peer) : "r"(shared_address(p)), "r"(rank)));
+  RNNKERNELS_SM_90(
+      asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(peer) : "r"(shared_address(p)), "r"(rank)));
   return peer;
 }
 
@@ -102,8 +104,9 @@ __device__ __forceinline__ uint32_t to_tf32(float x) {
   return bits & ~0x1fffu;
 }
 
-// ---- memory order, in global memory. Relaxed accesses of 4, 8 or 16 bytes are whole and order nothing; an acquire that
-// reads what a release wrote comes after all that the releasing thread had seen, in the device or in the whole system
+// ---- memory order, in global memory. Relaxed accesses of 4, 8 or 16 bytes are whole and order nothing; an
+// acquire that reads what a release wrote comes after all that the releasing thread had seen, in the device or in
+// the whole system
 
 template <class T>
 __device__ __forceinline__ T load_relaxed(const T* p, Where = {}) {
@@ -115,7 +118,8 @@ __device__ __forceinline__ T load_relaxed(const T* p, Where = {}) {
     asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(both) : "l"(p) : "memory");
     w.word[0] = static_cast<uint32_t>(both), w.word[1] = static_cast<uint32_t>(both >> 32);
   } else {
-    // A 16-byte load whose words are not all used is split by ptxas 13.0: whoever reads a tagged vector looks at each.
+    // A 16-byte load whose words are not all used is split by ptxas 13.0: whoever reads a tagged vector looks at
+    // each.
     asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];"
                  : "=r"(w.word[0]), "=r"(w.word[1]), "=r"(w.word[2]), "=r"(w.word[3])
                  : "l"(p)
@@ -164,11 +168,13 @@ __device__ __forceinline__ void add_release(uint32_t* p, uint32_t value, Where =
 }
 
 // CUDA's __threadfence_block, __threadfence and __threadfence_system have this one beside them.
-__device__ __forceinline__ void fence_cluster() { RNNKERNELS_SM_90(asm volatile("fence.acq_rel.cluster;" ::: "memory")); }
+__device__ __forceinline__ void fence_cluster() {
+  RNNKERNELS_SM_90(asm volatile("fence.acq_rel.cluster;" :: : "memory"));
+}
 
-// ---- copies from global to shared memory that go on while the thread does. Both addresses are multiples of `bytes`; where
-// not valid, zeros are written and nothing is read. Wait until at most `groups_left` of this thread's groups are on
-// their way; other threads need a barrier after that
+// ---- copies from global to shared memory that go on while the thread does. Both addresses are multiples of
+// `bytes`; where not valid, zeros are written and nothing is read. Wait until at most `groups_left` of this
+// thread's groups are on their way; other threads need a barrier after that
 
 template <int bytes>
 __device__ __forceinline__ void copy_async(void* to, const void* from, bool valid = true, Where = {}) {
@@ -190,9 +196,9 @@ __device__ __forceinline__ void copy_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(groups_left) : "memory");
 }
 
-// ---- matrix products of a whole warp: d (16 x 8) += a (16 x K) b (K x 8), K = 16, for tf32 8. Lane 4 r + q holds rows r
-// and r + 8 of a (words 0, 2 and 1, 3) and column r of b; word 0 is the q-th word of k, the later half of words is
-// K / 2 further on. Of d it holds columns 2 q and 2 q + 1, of row r and of row r + 8
+// ---- matrix products of a whole warp: d (16 x 8) += a (16 x K) b (K x 8), K = 16, for tf32 8. Lane 4 r + q holds
+// rows r and r + 8 of a (words 0, 2 and 1, 3) and column r of b; word 0 is the q-th word of k, the later half of
+// words is K / 2 further on. Of d it holds columns 2 q and 2 q + 1, of row r and of row r + 8
 
 __device__ __forceinline__ void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Where = {}) {
   asm volatile(
@@ -219,7 +225,8 @@ __device__ __forceinline__ void mma_tf32(float (&d)[4], const uint32_t (&a)[4], 
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-// Four matrices of 8 rows of 16 bytes; lane 8 m + i points to row i of matrix m. Lane 4 i + q gets word q of row i of each.
+// Four matrices of 8 rows of 16 bytes; lane 8 m + i points to row i of matrix m. Lane 4 i + q gets word q of row i
+// of each.
 __device__ __forceinline__ void load_matrix_x4(uint32_t (&d)[4], const void* row, Where = {}) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
@@ -227,8 +234,9 @@ __device__ __forceinline__ void load_matrix_x4(uint32_t (&d)[4], const void* row
                : "memory");
 }
 
-// ---- clusters (sm_90). A barrier in two halves: what a thread did before it arrives, others see after they have waited.
-// Before a block reads or writes a peer's shared memory, and before it ends, the cluster must have met in one
+// ---- clusters (sm_90). A barrier in two halves: what a thread did before it arrives, others see after they have
+// waited. Before a block reads or writes a peer's shared memory, and before it ends, the cluster must have met in
+// one
 
 __device__ __forceinline__ unsigned cluster_rank() {
   unsigned rank = 0;
@@ -243,11 +251,11 @@ __device__ __forceinline__ unsigned cluster_size() {
 }
 
 __device__ __forceinline__ void cluster_arrive(Where = {}) {
-  RNNKERNELS_SM_90(asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"));
+  RNNKERNELS_SM_90(asm volatile("barrier.cluster.arrive.release.aligned;" :: : "memory"));
 }
 
 __device__ __forceinline__ void cluster_wait(Where = {}) {
-  RNNKERNELS_SM_90(asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"));
+  RNNKERNELS_SM_90(asm volatile("barrier.cluster.wait.acquire.aligned;" :: : "memory"));
 }
 
 // 4, 8 or 16 bytes of the shared memory of the block `rank`, at the place that p names in this block's.
@@ -258,15 +266,11 @@ __device__ __forceinline__ T load_peer(const T* p, unsigned rank, Where = {}) {
   if constexpr (sizeof(T) == 4) {
     RNNKERNELS_SM_90(asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(w.word[0]) : "r"(peer) : "memory"));
   } else if constexpr (sizeof(T) == 8) {
-    RNNKERNELS_SM_90(asm volatile("ld.shared::cluster.v2.u32 {%0, %1}, [%2];"
-                                  : "=r"(w.word[0]), "=r"(w.word[1])
-                                  : "r"(peer)
-                                  : "memory"));
+    RNNKERNELS_SM_90(asm volatile("ld.shared::cluster.v2.u32 {%0, %1}, [%2];" : "=r"(w.word[0]),
+                                  "=r"(w.word[1]) : "r"(peer) : "memory"));
   } else {
-    RNNKERNELS_SM_90(asm volatile("ld.shared::cluster.v4.u32 {%0, %1, %2, %3}, [%4];"
-                                  : "=r"(w.word[0]), "=r"(w.word[1]), "=r"(w.word[2]), "=r"(w.word[3])
-                                  : "r"(peer)
-                                  : "memory"));
+    RNNKERNELS_SM_90(asm volatile("ld.shared::cluster.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(w.word[0]),
+                                  "=r"(w.word[1]), "=r"(w.word[2]), "=r"(w.word[3]) : "r"(peer) : "memory"));
   }
   return detail::value_of<T>(w);
 }
@@ -279,17 +283,15 @@ __device__ __forceinline__ void store_peer(T* p, unsigned rank, same<T> value, W
     RNNKERNELS_SM_90(asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(peer), "r"(w.word[0]) : "memory"));
   } else if constexpr (sizeof(T) == 8) {
     RNNKERNELS_SM_90(asm volatile("st.shared::cluster.v2.u32 [%0], {%1, %2};" ::"r"(peer), "r"(w.word[0]),
-                                  "r"(w.word[1])
-                                  : "memory"));
+                                  "r"(w.word[1]) : "memory"));
   } else {
     RNNKERNELS_SM_90(asm volatile("st.shared::cluster.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(peer), "r"(w.word[0]),
-                                  "r"(w.word[1]), "r"(w.word[2]), "r"(w.word[3])
-                                  : "memory"));
+                                  "r"(w.word[1]), "r"(w.word[2]), "r"(w.word[3]) : "memory"));
   }
 }
 
-// ---- mbarriers (sm_90): 8 bytes of shared memory that count `count` arrivals, and bytes on their way. A phase is done when
-// all have come; phases have parities 0, 1, 0, ...
+// ---- mbarriers (sm_90): 8 bytes of shared memory that count `count` arrivals, and bytes on their way. A phase is
+// done when all have come; phases have parities 0, 1, 0, ...
 
 __device__ __forceinline__ void mbarrier_init(uint64_t* mbarrier, uint32_t count, Where = {}) {
   asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(detail::shared_address(mbarrier)), "r"(count) : "memory");
@@ -297,34 +299,33 @@ __device__ __forceinline__ void mbarrier_init(uint64_t* mbarrier, uint32_t count
 
 // Shows initialised mbarriers to the cluster, together with the cluster's barrier that follows.
 __device__ __forceinline__ void fence_mbarrier_init() {
-  RNNKERNELS_SM_90(asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"));
+  RNNKERNELS_SM_90(asm volatile("fence.mbarrier_init.release.cluster;" :: : "memory"));
 }
 
 __device__ __forceinline__ void mbarrier_arrive(uint64_t* mbarrier, Where = {}) {
-  RNNKERNELS_SM_90(asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(detail::shared_address(mbarrier)) : "memory"));
+  RNNKERNELS_SM_90(
+      asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(detail::shared_address(mbarrier)) : "memory"));
 }
 
 // Arrives, and lets this phase wait for `bytes` more.
 __device__ __forceinline__ void mbarrier_arrive_expect(uint64_t* mbarrier, uint32_t bytes, Where = {}) {
-  RNNKERNELS_SM_90(asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(detail::shared_address(mbarrier)),
-                                "r"(bytes)
-                                : "memory"));
+  RNNKERNELS_SM_90(
+      asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(detail::shared_address(mbarrier)),
+                   "r"(bytes) : "memory"));
 }
 
 __device__ __forceinline__ void mbarrier_arrive_peer(uint64_t* mbarrier, unsigned rank, Where = {}) {
   RNNKERNELS_SM_90(asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(
-                                    detail::peer_address(mbarrier, rank))
-                                : "memory"));
+      detail::peer_address(mbarrier, rank)) : "memory"));
 }
 
 // Whether the phase of this parity is done; then what came before its arrivals, in the whole cluster, is visible.
 __device__ __forceinline__ bool mbarrier_done(uint64_t* mbarrier, uint32_t parity, Where = {}) {
   uint32_t done = 0;
-  RNNKERNELS_SM_90(asm volatile(
-      "{ .reg .pred p; mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
-      : "=r"(done)
-      : "r"(detail::shared_address(mbarrier)), "r"(parity)
-      : "memory"));
+  RNNKERNELS_SM_90(
+      asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2; selp.u32 %0, "
+                   "1, 0, p; }" : "=r"(done) : "r"(detail::shared_address(mbarrier)),
+                   "r"(parity) : "memory"));
   return done;
 }
 
@@ -334,20 +335,17 @@ __device__ __forceinline__ void store_async(T* p, unsigned rank, same<T> value, 
   const uint32_t peer = detail::peer_address(p, rank), there = detail::peer_address(mbarrier, rank);
   const detail::Words<sizeof(T)> w = detail::words_of(value);
   if constexpr (sizeof(T) == 4) {
-    RNNKERNELS_SM_90(asm volatile(
-        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(peer), "r"(w.word[0]),
-        "r"(there)
-        : "memory"));
+    RNNKERNELS_SM_90(
+        asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(peer),
+                     "r"(w.word[0]), "r"(there) : "memory"));
   } else if constexpr (sizeof(T) == 8) {
     RNNKERNELS_SM_90(asm volatile(
         "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1, %2}, [%3];" ::"r"(peer),
-        "r"(w.word[0]), "r"(w.word[1]), "r"(there)
-        : "memory"));
+        "r"(w.word[0]), "r"(w.word[1]), "r"(there) : "memory"));
   } else {
     RNNKERNELS_SM_90(asm volatile(
         "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(peer),
-        "r"(w.word[0]), "r"(w.word[1]), "r"(w.word[2]), "r"(w.word[3]), "r"(there)
-        : "memory"));
+        "r"(w.word[0]), "r"(w.word[1]), "r"(w.word[2]), "r"(w.word[3]), "r"(there) : "memory"));
   }
 }
 
@@ -365,7 +363,8 @@ __device__ __forceinline__ void trap(Where = {}) { __trap(); }
 
 __device__ __forceinline__ void require_cooperative(Where) {}  // the emulator fails where the launch was not
 
-// Hands out the dynamic shared memory of a launch, in one order for all threads; arrays begin at multiples of 16 bytes.
+// Hands out the dynamic shared memory of a launch, in one order for all threads; arrays begin at multiples of 16
+// bytes.
 class SharedMemory {
  public:
   template <class T>
@@ -406,8 +405,8 @@ __device__ __forceinline__ void cluster_barrier(Where at = Where()) {
   cluster_wait(at);
 }
 
-// All blocks of a cooperative grid meet when `arrivals` have come to the counter since it was zero. It is never reset in a
-// grid: its n-th barrier waits for n times the number of blocks.
+// All blocks of a cooperative grid meet when `arrivals` have come to the counter since it was zero. It is never
+// reset in a grid: its n-th barrier waits for n times the number of blocks.
 __device__ __forceinline__ void grid_barrier(uint32_t* counter, uint32_t arrivals, Where at = Where()) {
   require_cooperative(at);
   __syncthreads();

@@ -36,8 +36,9 @@ void launch(const char* name, const LaunchShape& shape, void (*kernel)(P...), A.
   constexpr size_t without_asking = 48 * 1024;
   constexpr unsigned portable_cluster = 8;
   if (shape.shared_bytes > without_asking)
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared_bytes)),
-          describe(name, shape));
+    check(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared_bytes)),
+        describe(name, shape));
   if (shape.cluster > portable_cluster)
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1), describe(name, shape));
   cudaLaunchAttribute attributes[2] = {};

@@ -1,6 +1,6 @@
-// Every wrapper of csrc/cuda/device.cuh against its definition, and the language that kernels stand on. One source for nvcc and
-// for the emulator: `conformance` prints a line a test, "ok NAME" or "FAILED NAME: why"; `conformance NAME...` runs some.
-// On the emulator each runs in its three orders and many seeds.
+// Every wrapper of csrc/cuda/device.cuh against its definition, and the language that kernels stand on. One source
+// for nvcc and for the emulator: `conformance` prints a line a test, "ok NAME" or "FAILED NAME: why"; `conformance
+// NAME...` runs some. On the emulator each runs in its three orders and many seeds.
 #include "harness.h"
 
 using namespace rnnkernels::cuda;
@@ -28,8 +28,8 @@ __global__ void widen_numbers(const uint32_t* pairs, float2* bf16, float2* f16, 
   }
 }
 
-// The nearest number of `mantissa` bits and least exponent `least`, computed in another way than by bits; ties to even, or
-// away from zero.
+// The nearest number of `mantissa` bits and least exponent `least`, computed in another way than by bits; ties to
+// even, or away from zero.
 double rounded(float x, int mantissa, int least, bool ties_to_even) {
   if (x == 0 || !std::isfinite(x)) return x;
   int exponent;
@@ -40,9 +40,9 @@ double rounded(float x, int mantissa, int least, bool ties_to_even) {
 }
 
 std::vector<float> interesting_numbers() {
-  std::vector<float> x = {0.0f,    -0.0f,       1.0f,        -1.0f,       INFINITY,     -INFINITY,   1.00390625f,
-                          1e-8f,   -3e-8f,      5.9604645e-8f, 2.9802322e-8f, 6.1e-5f,   65504.0f,   65519.0f,
-                          65520.0f, 1.01171875f, 1.00048828125f, 1.00146484375f, 3.3e38f, 1.00024414f, 1e30f};
+  std::vector<float> x = {0.0f,     -0.0f,       1.0f,           -1.0f,          INFINITY, -INFINITY,   1.00390625f,
+                          1e-8f,    -3e-8f,      5.9604645e-8f,  2.9802322e-8f,  6.1e-5f,  65504.0f,    65519.0f,
+                          65520.0f, 1.01171875f, 1.00048828125f, 1.00146484375f, 3.3e38f,  1.00024414f, 1e30f};
   Numbers numbers(1);
   while (x.size() < 512) x.push_back(std::ldexp(numbers.next(), static_cast<int>(numbers.word() % 36) - 20));
   return x;
@@ -423,7 +423,7 @@ __global__ void multiply(const float* a, const float* b, const float* c, float* 
   constexpr int K = type == Type::tf32 ? 8 : 16, together = K / 8;
   const int row = threadIdx.x / 4, q = threadIdx.x % 4;
   auto word = [](const float* p) {
-    return type == Type::bf16 ? pack_bf16(p[0], p[together - 1])
+    return type == Type::bf16  ? pack_bf16(p[0], p[together - 1])
            : type == Type::f16 ? pack_f16(p[0], p[together - 1])
                                : to_tf32(p[0]);
   };
@@ -538,13 +538,13 @@ void peers() {
   }
 }
 
-// Round and round by st.async: every block sends its sum to all others, counts their bytes, and adds what has come. An arrival
-// from each peer says that its buffer may be written again.
+// Round and round by st.async: every block sends its sum to all others, counts their bytes, and adds what has
+// come. An arrival from each peer says that its buffer may be written again.
 template <class T>
 __global__ void exchange_async(uint32_t* out, int rounds) {
   SharedMemory memory;
-  T* inbox = memory.take<T>(8 * warp);                     // [rank][lane]
-  uint64_t* barriers = memory.take<uint64_t>(2);           // bytes that come; readers that are through
+  T* inbox = memory.take<T>(8 * warp);            // [rank][lane]
+  uint64_t* barriers = memory.take<uint64_t>(2);  // bytes that come; readers that are through
   constexpr int last = sizeof(T) / 4 - 1;
   const int lane = threadIdx.x;
   const unsigned size = cluster_size();
@@ -609,7 +609,7 @@ __global__ void hand_over(int* out, int rounds) {
       buffer[lane] = round * 100 + lane;
       mbarrier_arrive(&barriers[0]);
     } else {
-      mbarrier_wait(&barriers[0], round % 2);
+      spin_until([&] { return mbarrier_done(&barriers[0], round % 2); });
       out[round * warp + lane] = buffer[warp - 1 - lane];
       mbarrier_arrive(&barriers[1]);
     }

@@ -167,6 +167,13 @@ __global__ void no_bounds_predicate(int* out, int n) {
 }
 
 template <bool bug>
+__global__ void size_not_supported(int* out) {  // in blocks of one warp alone
+  const int size = bug ? static_cast<int>(blockDim.x) : warp;
+  if (size != warp) trap();
+  out[threadIdx.x] = threadIdx.x;
+}
+
+template <bool bug>
 __global__ void sum_without_atomics(int* out) {
   if (bug)
     out[0] = out[0] + 1;
@@ -366,7 +373,8 @@ __global__ void read_neighbour(int* out) {
     __syncthreads();
   else
     cluster_barrier();
-  out[blockIdx.x * threads + i] = load_peer(&shared[threads - 1 - i], bug == ClusterBug::wrong_rank ? peer + size : peer);
+  out[blockIdx.x * threads + i] =
+      load_peer(&shared[threads - 1 - i], bug == ClusterBug::wrong_rank ? peer + size : peer);
   if (bug == ClusterBug::arrives_only) cluster_arrive();
   if (bug != ClusterBug::leaves_too_early && bug != ClusterBug::arrives_only) cluster_barrier();
 }
@@ -382,9 +390,7 @@ __global__ void send_to_neighbour(int* out, int rounds) {
   const unsigned right = (cluster_rank() + 1) % cluster_size();
   const unsigned left = (cluster_rank() + cluster_size() - 1) % cluster_size();
   constexpr uint32_t all = warp * sizeof(int);
-  constexpr uint32_t expected = bug == AsyncBug::expects_less   ? all - 4
-                                : bug == AsyncBug::expects_more ? all + 4
-                                                                : all;
+  constexpr uint32_t expected = bug == AsyncBug::expects_less ? all - 4 : bug == AsyncBug::expects_more ? all + 4 : all;
   if (lane == 0) {
     if (bug != AsyncBug::not_initialised) mbarrier_init(&barriers[0], 1);
     mbarrier_init(&barriers[1], 1);
@@ -437,7 +443,8 @@ void run_flags() {
   constexpr int blocks = 4;
   DeviceArray<int> data(blocks * threads), out(blocks * threads);
   DeviceArray<uint32_t> flags(blocks);
-  launch("hand_to_next_block", cooperative(blocks, threads), hand_to_next_block<bug>, data.get(), flags.get(), out.get());
+  launch("hand_to_next_block", cooperative(blocks, threads), hand_to_next_block<bug>, data.get(), flags.get(),
+         out.get());
   expect_all<int>(out, [](int i) { return (i / threads + 1) % blocks * 1000 + threads - 1 - i % threads; });
 }
 
@@ -524,7 +531,7 @@ struct Specimen {
   const char *plain, *address, *thread;
 };
 
-#define BLOCK(kernel, s, n, expected)                                              \
+#define BLOCK(kernel, s, n, expected) \
   {[] { run_block<kernel<false>>(#kernel, s, n, expected); }, [] { run_block<kernel<true>>(#kernel, s, n, expected); }}
 #define PRODUCT(kernel, n, expected) \
   {[] { run_product<kernel<false>>(#kernel, n, expected); }, [] { run_product<kernel<true>>(#kernel, n, expected); }}
@@ -547,12 +554,15 @@ const Specimen zoo[] = {
     {"divergent_barrier", BLOCK(divergent_barrier, shape(1, threads), threads, identity), "RVN", "RVN", "RVN"},
     {"barrier_of_some", BLOCK(barrier_of_some, shape(1, threads, ints), threads, mirrored), "RVN", "RVN", "RVN"},
     {"barriers_crossed", BLOCK(barriers_crossed, shape(1, threads), threads, identity), "RVN", "RVN", "RVN"},
-    {"shared_write_behind", BLOCK(shared_write_behind, shape(1, threads, ints), threads, identity), "RVN", "RVN", "RVN"},
+    {"shared_write_behind", BLOCK(shared_write_behind, shape(1, threads, ints), threads, identity), "RVN", "RVN",
+     "RVN"},
     {"shared_read_behind", BLOCK(shared_read_behind, shape(1, threads, ints), threads, next), "-", "RVN", "-"},
     {"shared_not_written", BLOCK(shared_not_written, shape(1, threads, ints), threads, identity), "RVN", "RVN", "RVN"},
     {"shared_too_much", BLOCK(shared_too_much, shape(1, threads, ints), threads, identity), "RVN", "RVN", "RVN"},
-    {"misaligned_vector", BLOCK(misaligned_vector, shape(1, threads, 4 * ints + 16), threads, identity), "-", "RVN", "-"},
+    {"misaligned_vector", BLOCK(misaligned_vector, shape(1, threads, 4 * ints + 16), threads, identity), "-", "RVN",
+     "-"},
     {"no_bounds_predicate", {run_bounds<false>, run_bounds<true>}, "-", "RVN", "-"},
+    {"size_not_supported", BLOCK(size_not_supported, shape(1, threads), threads, identity), "RVN", "RVN", "RVN"},
     {"sum_without_atomics", BLOCK(sum_without_atomics, shape(2, threads), 1, total), "-", "-", "RVN"},
     {"read_only_of_written", {run_read_only<false>, run_read_only<true>}, "RVN", "RVN", "RVN"},
     {"local_not_set", BLOCK(local_not_set, shape(1, threads), threads, identity), "-", "RVN", "-"},
@@ -564,32 +574,63 @@ const Specimen zoo[] = {
     {"fragment_transposed", PRODUCT(fragment_transposed, 128, index_of), "RVN", "RVN", "RVN"},
     {"copy_never_waited", {run_copies<CopyBug::none>, run_copies<CopyBug::never_waited>}, "RVN", "RVN", "RVN"},
     {"copy_without_barrier", {run_copies<CopyBug::none>, run_copies<CopyBug::no_barrier>}, "RVN", "RVN", "RVN"},
-    {"copy_waits_for_too_few", {run_copies<CopyBug::none>, run_copies<CopyBug::waits_for_too_few>}, "RVN", "RVN", "RVN"},
+    {"copy_waits_for_too_few",
+     {run_copies<CopyBug::none>, run_copies<CopyBug::waits_for_too_few>},
+     "RVN",
+     "RVN",
+     "RVN"},
     {"copy_misaligned", {run_copies<CopyBug::none>, run_copies<CopyBug::misaligned>}, "RVN", "RVN", "RVN"},
     {"copy_outside", {run_copies<CopyBug::none>, run_copies<CopyBug::outside>}, "RVN", "RVN", "RVN"},
     {"flag_not_released", {run_flags<FlagBug::none>, run_flags<FlagBug::not_released>}, "-", "-", "RVN"},
     {"flag_not_acquired", {run_flags<FlagBug::none>, run_flags<FlagBug::not_acquired>}, "-", "-", "RVN"},
     {"flag_before_block_is_done", {run_flags<FlagBug::none>, run_flags<FlagBug::block_not_done>}, "N", "N", "RVN"},
     {"counter_without_fence", {run_counter<false>, run_counter<true>}, "-", "-", "RVN"},
-    {"no_grid_barrier", {[] { run_grid<GridBug::none>(true); }, [] { run_grid<GridBug::no_barrier>(true); }}, "RVN",
-     "RVN", "RVN"},
-    {"grid_barrier_not_cooperative", {[] { run_grid<GridBug::none>(true); }, [] { run_grid<GridBug::none>(false); }},
-     "RVN", "RVN", "RVN"},
+    {"no_grid_barrier",
+     {[] { run_grid<GridBug::none>(true); }, [] { run_grid<GridBug::no_barrier>(true); }},
+     "RVN",
+     "RVN",
+     "RVN"},
+    {"grid_barrier_not_cooperative",
+     {[] { run_grid<GridBug::none>(true); }, [] { run_grid<GridBug::none>(false); }},
+     "RVN",
+     "RVN",
+     "RVN"},
     {"grid_barrier_counts_too_many",
-     {[] { run_grid<GridBug::none>(true); }, [] { run_grid<GridBug::counts_too_many>(true); }}, "RVN", "RVN", "RVN"},
-    {"counter_of_last_launch", {[] { run_grid<GridBug::none>(true); }, [] { run_grid<GridBug::stale_counter>(true); }},
-     "N", "N", "N"},
+     {[] { run_grid<GridBug::none>(true); }, [] { run_grid<GridBug::counts_too_many>(true); }},
+     "RVN",
+     "RVN",
+     "RVN"},
+    {"counter_of_last_launch",
+     {[] { run_grid<GridBug::none>(true); }, [] { run_grid<GridBug::stale_counter>(true); }},
+     "N",
+     "N",
+     "N"},
     {"wait_for_later_block", {run_waiting<false>, run_waiting<true>}, "VN", "VN", "VN"},
     {"lock_order", {run_locks<false>, run_locks<true>}, "RVN", "RVN", "RVN"},
-    {"peer_read_too_early", {run_cluster<ClusterBug::none>, run_cluster<ClusterBug::reads_too_early>}, "RVN", "RVN",
+    {"peer_read_too_early",
+     {run_cluster<ClusterBug::none>, run_cluster<ClusterBug::reads_too_early>},
+     "RVN",
+     "RVN",
      "RVN"},
-    {"peer_leaves_too_early", {run_cluster<ClusterBug::none>, run_cluster<ClusterBug::leaves_too_early>}, "N", "N", "N"},
+    {"peer_leaves_too_early",
+     {run_cluster<ClusterBug::none>, run_cluster<ClusterBug::leaves_too_early>},
+     "N",
+     "N",
+     "N"},
     {"peer_of_wrong_rank", {run_cluster<ClusterBug::none>, run_cluster<ClusterBug::wrong_rank>}, "RVN", "RVN", "RVN"},
-    {"cluster_arrives_only", {run_cluster<ClusterBug::none>, run_cluster<ClusterBug::arrives_only>}, "RVN", "RVN", "RVN"},
+    {"cluster_arrives_only",
+     {run_cluster<ClusterBug::none>, run_cluster<ClusterBug::arrives_only>},
+     "RVN",
+     "RVN",
+     "RVN"},
     {"mbarrier_wrong_parity", {run_async<AsyncBug::none>, run_async<AsyncBug::wrong_parity>}, "RVN", "RVN", "RVN"},
     {"mbarrier_expects_less", {run_async<AsyncBug::none>, run_async<AsyncBug::expects_less>}, "RVN", "RVN", "RVN"},
     {"mbarrier_expects_more", {run_async<AsyncBug::none>, run_async<AsyncBug::expects_more>}, "RVN", "RVN", "RVN"},
-    {"mbarrier_not_initialised", {run_async<AsyncBug::none>, run_async<AsyncBug::not_initialised>}, "RVN", "RVN", "RVN"},
+    {"mbarrier_not_initialised",
+     {run_async<AsyncBug::none>, run_async<AsyncBug::not_initialised>},
+     "RVN",
+     "RVN",
+     "RVN"},
     {"store_reuses_too_early", {run_async<AsyncBug::none>, run_async<AsyncBug::reuses_too_early>}, "N", "N", "N"},
     {"store_never_waited", {run_async<AsyncBug::none>, run_async<AsyncBug::no_wait>}, "RVN", "RVN", "RVN"},
 };

@@ -10,12 +10,10 @@ import platform
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-import build
+from programs import BUILDS
+from programs import program as built
 
 ORDERS = {"R": "round_robin", "V": "reverse", "N": "random"}
 FOUND = 3  # the exit status of a finding of the emulator's, or of a wrong result
@@ -23,7 +21,7 @@ REPORTS = {"address": 97, "thread": 98}  # of a sanitizer's
 ENVIRONMENT = {
     "ASAN_OPTIONS": f"exitcode={REPORTS['address']}:detect_leaks=0:detect_stack_use_after_return=0",
     "UBSAN_OPTIONS": f"exitcode={REPORTS['address']}:print_stacktrace=0",
-    "TSAN_OPTIONS": f"exitcode={REPORTS['thread']}:halt_on_error=1:report_bugs=1",
+    "TSAN_OPTIONS": f"exitcode={REPORTS['thread']}:halt_on_error=1:atexit_sleep_ms=0",
 }
 
 
@@ -35,8 +33,9 @@ class Specimen(NamedTuple):
 
 
 def run(build_name: str, program: str, arguments: list[str], **environment: str) -> tuple[int, str]:
-    command = [str(build.program(program, build_name)), *arguments]
-    if build_name == "thread" and shutil.which("setarch"):  # libtsan wants its addresses, which randomisation may take
+    command = [str(built(program, build_name)), *arguments]
+    if build_name == "thread" and shutil.which("setarch"):
+        # libtsan wants its addresses, which randomisation may take
         command = ["setarch", platform.machine(), "-R", *command]
     variables = os.environ | ENVIRONMENT | environment
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300)
@@ -47,7 +46,7 @@ def specimens() -> list[Specimen]:
     _, listing = run("plain", "zoo", [])
     rows = (line.split() for line in listing.splitlines())
     return [
-        Specimen(name, dict(zip(build.BUILDS, (letters.strip("-") for letters in caught), strict=True)))
+        Specimen(name, dict(zip(BUILDS, (letters.strip("-") for letters in caught), strict=True)))
         for name, *caught in rows
     ]
 
@@ -59,17 +58,16 @@ def finding(build_name: str, specimen: str, order: str) -> str | None:
         return None
     if status not in (FOUND, REPORTS.get(build_name)):
         raise RuntimeError(f"{specimen}, {build_name}, {order}: exit status {status}\n{output}")
-    said = [line for line in output.splitlines() if specimen in line or "ERROR: " in line or "WARNING: " in line]
-    said += [line for line in output.splitlines() if "runtime error" in line]
-    return said[0] if said else output
+    telling = (f"{specimen}: ", "ERROR: ", "WARNING: ", "runtime error: ")
+    return next((line for line in output.splitlines() if any(mark in line for mark in telling)), output)
 
 
 def main() -> int:
     missed = 0
-    print(f"{'':30}" + "".join(f"{name:10}" for name in build.BUILDS))
+    print(f"{'':30}" + "".join(f"{name:10}" for name in BUILDS))
     for specimen in specimens():
         cells = []
-        for name in build.BUILDS:
+        for name in BUILDS:
             found = {letter: finding(name, specimen.name, ORDERS[letter]) for letter in specimen.caught[name]}
             cells.append("".join(letter if text else "!" for letter, text in found.items()) or "-")
             missed += cells[-1].count("!")

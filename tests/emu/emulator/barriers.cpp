@@ -93,8 +93,8 @@ void leave_barriers(Thread& thread) {
 
 namespace {
 
-// The operation that lanes of this mask have opened, or a new one. Lanes may meet in several, one after the other; but two do
-// not wait for each other in different ones.
+// The operation that lanes of this mask have opened, or a new one. Lanes may meet in several, one after the other;
+// but two do not wait for each other in different ones.
 std::shared_ptr<Collective> meet(Warp& warp, const char* name, uint32_t mask, Where at) {
   for (auto& open : warp.open) {
     if (open->mask == mask && std::strcmp(open->name, name) == 0) return open;
@@ -116,8 +116,7 @@ void check_lanes(const Block& block, const Warp& warp, const char* name, uint32_
     if (!(mask >> lane & 1)) continue;
     const size_t thread = static_cast<size_t>(warp.first + lane);
     if (thread >= block.threads.size()) fail(at, "%s: the block has no lane %d of mask %08x", name, lane, mask);
-    if (block.threads[thread]->state == State::done)
-      fail(at, "%s: lane %d of mask %08x has ended", name, lane, mask);
+    if (block.threads[thread]->state == State::done) fail(at, "%s: lane %d of mask %08x has ended", name, lane, mask);
   }
 }
 

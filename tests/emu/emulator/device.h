@@ -128,8 +128,7 @@ void multiply(emu::Slots& slots, uint32_t, Where at) {
       if (packed == 1 && (i < 4 ? own.a[i] : own.b[i - 4]) & tf32_dropped)
         emu::fail(at, "mma_tf32: an operand of lane %d was not rounded to tf32", lane);
     for (int part = 0; part < packed; ++part) {
-      for (int i = 0; i < 4; ++i)
-        a[row + i % 2 * 8][(word + i / 2 * 4) * packed + part] = value(own.a[i], part);
+      for (int i = 0; i < 4; ++i) a[row + i % 2 * 8][(word + i / 2 * 4) * packed + part] = value(own.a[i], part);
       for (int i = 0; i < 2; ++i) b[(word + i * 4) * packed + part][row] = value(own.b[i], part);
     }
   }

@@ -1,5 +1,6 @@
 // The emulator as a program sees it: how a grid is scheduled, and a launch that returns when the grid has ended.
-// Everything runs on the calling thread, each CUDA thread on a fiber of its own; the same options give the same run.
+// Everything runs on the calling thread, each CUDA thread on a fiber of its own; the same options give the same
+// run.
 #pragma once
 
 #include <cstddef>

@@ -20,8 +20,8 @@ constexpr size_t stack_bytes = 128 * 1024;
 #endif
 constexpr size_t guard_bytes = 4096;  // below the stack: an overflow faults
 
-// Making a stack, or a thread of ThreadSanitizer's, takes long: both are used again. ThreadSanitizer would see two threads of
-// one grid race on a stack that both have had, so that there it rests until the grid has ended.
+// Making a stack, or a thread of ThreadSanitizer's, takes long: both are used again. ThreadSanitizer would see two
+// threads of one grid race on a stack that both have had, so that there it rests until the grid has ended.
 struct Resources {
   char* stack;
   void* thread;

@@ -1,5 +1,5 @@
-// A function with a stack of its own that the scheduler resumes and that suspends itself. To ThreadSanitizer every fiber
-// is a thread, and a switch synchronises nothing: what orders two fibers is what the kernel does.
+// A function with a stack of its own that the scheduler resumes and that suspends itself. To ThreadSanitizer every
+// fiber is a thread, and a switch synchronises nothing: what orders two fibers is what the kernel does.
 #pragma once
 
 #include "sanitizers.h"
@@ -18,8 +18,8 @@ class Fiber {
   Fiber(const Fiber&) = delete;
   Fiber& operator=(const Fiber&) = delete;
 
-  void resume();          // by the scheduler; comes back when the fiber suspends or leaves
-  static void suspend();     // by the running fiber
+  void resume();              // by the scheduler; comes back when the fiber suspends or leaves
+  static void suspend();      // by the running fiber
   static void end_of_grid();  // what has happened is ordered before all that follows
   [[noreturn]] static void leave();
 

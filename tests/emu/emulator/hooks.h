@@ -1,5 +1,6 @@
-// What CUDA's functions and the wrappers of device.cuh call in the emulator. All of it runs on the fiber of the CUDA thread
-// that calls; data that kernels own is moved by functions of cuda.h and device.h, which the sanitizers see.
+// What CUDA's functions and the wrappers of device.cuh call in the emulator. All of it runs on the fiber of the
+// CUDA thread that calls; data that kernels own is moved by functions of cuda.h and device.h, which the sanitizers
+// see.
 #pragma once
 
 #include "emulator.h"
@@ -35,8 +36,8 @@ struct Slots {  // what each lane brought, and what it takes with it
   }
 };
 unsigned lane_index();
-// The lanes of `mask` meet; the last one runs `finish`; each then gets slot `from`, or its own where that is negative.
-// Only "__syncwarp" orders memory.
+// The lanes of `mask` meet; the last one runs `finish`; each then gets slot `from`, or its own where that is
+// negative. Only "__syncwarp" orders memory.
 using Finish = void (*)(Slots& slots, uint32_t mask, Where at);
 void collect(const char* name, uint32_t mask, const void* in, size_t in_bytes, void* out, size_t out_bytes, int from,
              Finish finish, Where at);

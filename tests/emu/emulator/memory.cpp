@@ -1,5 +1,5 @@
-// Memory: shared arrays between red zones, copies and stores that arrive late, and device memory that knows what it held
-// when the grid began.
+// Memory: shared arrays between red zones, copies and stores that arrive late, and device memory that knows what
+// it held when the grid began.
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
@@ -205,9 +205,7 @@ struct Allocation {
 std::map<const unsigned char*, Allocation> allocations;
 std::vector<Where> readers;
 
-[[noreturn]] void fail_written(Where at) {
-  fail(at, "__ldg: reads what the same kernel writes, and may get either");
-}
+[[noreturn]] void fail_written(Where at) { fail(at, "__ldg: reads what the same kernel writes, and may get either"); }
 
 uint16_t reader(Where at) {
   if (readers.empty() || readers.back().line != at.line || readers.back().file != at.file) readers.push_back(at);

@@ -1,5 +1,6 @@
-// The part of the CUDA runtime that our host code calls: memory is the host's, launches return when the grid has ended, and
-// what the emulator finds is the launch's status. As on a GPU a status must be asked for; unlike there the next launch is fresh.
+// The part of the CUDA runtime that our host code calls: memory is the host's, launches return when the grid has
+// ended, and what the emulator finds is the launch's status. As on a GPU a status must be asked for; unlike there
+// the next launch is fresh.
 #pragma once
 
 #include <cstring>

@@ -1,5 +1,5 @@
-// What the emulator tells the sanitizers, which see compiled kernels but not the emulator (it is the hardware, and is
-// compiled without them). In builds without a sanitizer all of this is nothing.
+// What the emulator tells the sanitizers, which see compiled kernels but not the emulator (it is the hardware, and
+// is compiled without them). In builds without a sanitizer all of this is nothing.
 #pragma once
 
 #include <cstddef>
@@ -42,8 +42,8 @@ inline void happens_after([[maybe_unused]] const void* address) {
 #endif
 }
 
-// While one lives, ThreadSanitizer does not see the fiber's memory accesses. Library templates and operator delete that
-// the emulator calls may be instrumented; fibers share the emulator's data without any synchronisation.
+// While one lives, ThreadSanitizer does not see the fiber's memory accesses. Library templates and operator delete
+// that the emulator calls may be instrumented; fibers share the emulator's data without any synchronisation.
 class Unseen {
  public:
 #ifdef EMU_THREAD_SANITIZER

@@ -178,7 +178,8 @@ Machine::Machine(const Shape& shape_, const std::function<void()>& kernel_)
     for (unsigned i = clusters; i > 1; --i) std::swap(to_start[i - 1], to_start[below(i)]);
   resident_limit = fit;
   if (!shape.cooperative && options().order == Order::reverse) resident_limit = 1;
-  if (!shape.cooperative && random_order()) resident_limit = 1 + below(static_cast<unsigned>(std::min<size_t>(fit, 64)));
+  if (!shape.cooperative && random_order())
+    resident_limit = 1 + below(static_cast<unsigned>(std::min<size_t>(fit, 64)));
   blockDim = shape.block;
   gridDim = shape.grid;
 }
@@ -248,8 +249,8 @@ std::vector<Warp*> Machine::ready_warps() {
   return warps;
 }
 
-// Each ready lane runs until it waits or yields. A warp goes on through operations of its own; in random order it may be
-// put off for many rounds, or stop early.
+// Each ready lane runs until it waits or yields. A warp goes on through operations of its own; in random order it
+// may be put off for many rounds, or stop early.
 void Machine::take_turn(Warp& warp) {
   if (random_order()) {
     if (warp.asleep > 0 && warp.asleep--) return;
@@ -285,7 +286,9 @@ void Machine::deliver_stores(bool nothing_else_happens) {
   if (order == Order::reverse && !nothing_else_happens) return;
   for (size_t due = stores.size(); due > 0; --due) {
     if (order == Order::random && !nothing_else_happens && below(4)) continue;
-    const size_t i = order == Order::round_robin ? 0 : order == Order::reverse ? stores.size() - 1 : below(static_cast<unsigned>(stores.size()));
+    const size_t i = order == Order::round_robin ? 0
+                     : order == Order::reverse   ? stores.size() - 1
+                                                 : below(static_cast<unsigned>(stores.size()));
     const PendingStore store = stores[i];
     stores.erase(stores.begin() + static_cast<ptrdiff_t>(i));
     deliver(store);
@@ -343,7 +346,8 @@ std::string Machine::waits() const {
   for (const auto& [what, group] : groups)
     text += "\n  " + what + ": " + std::to_string(group.first) + " threads, first " + group.second;
   if (!to_start.empty())
-    text += "\n  " + std::to_string(to_start.size() * shape.cluster) + " blocks have not started: no room for all of them";
+    text +=
+        "\n  " + std::to_string(to_start.size() * shape.cluster) + " blocks have not started: no room for all of them";
   return text;
 }
 

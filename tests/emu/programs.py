@@ -1,8 +1,8 @@
 """Builds programs of emulated kernels: plain, for AddressSanitizer with UBSan, for ThreadSanitizer.
 
-`python tests/emu/build.py zoo address` prints the path of the program.  Objects live in build/emu under a digest of all
-that may go into them, so that nothing is built twice and nothing stale is run.  EMU_JOBS compilers run at a time, as many
-as there are CPUs if it is not set.
+`python tests/emu/programs.py zoo address` prints the path of the program.  Objects live in build/emu under a
+digest of all that may go into them, so that nothing is built twice and nothing stale is run.  EMU_JOBS
+compilers run at a time, as many as there are CPUs if it is not set.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 BUILT = ROOT / "build" / "emu"
 EMULATOR = sorted((ROOT / "tests" / "emu" / "emulator").glob("*.cpp"))
-PROGRAMS = {"zoo": ROOT / "tests" / "emu" / "zoo.cu", "conformance": ROOT / "tests" / "cuda" / "conformance.cu"}
+PROGRAMS = {
+    "zoo": ROOT / "tests" / "emu" / "zoo.cu",
+    "conformance": ROOT / "tests" / "cuda" / "conformance.cu",
+}
 BUILDS = ("plain", "address", "thread")
 
 COMPILER = shlex.split(os.environ.get("CXX", "g++"))
@@ -54,7 +57,7 @@ def may_use(source: Path) -> list[Path]:
 def compile_object(source: Path, flags: list[str], folder: Path) -> Path:
     command = [*COMPILER, *COMMON, *flags, "-x", "c++", "-c", str(source)]
     parts = [" ".join(command).encode(), *(file.read_bytes() for file in may_use(source))]
-    target = folder / f"{source.stem}-{hashlib.sha256(bytes().join(parts)).hexdigest()[:16]}.o"
+    target = folder / f"{source.stem}-{hashlib.sha256(b''.join(parts)).hexdigest()[:16]}.o"
     if not target.exists():
         for old in folder.glob(f"{source.stem}-*.o"):
             old.unlink()
