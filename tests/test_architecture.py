@@ -73,7 +73,7 @@ def test_includes(path: Path) -> None:
 
 
 def test_one_file_knows_the_device() -> None:
-    """PTX, nvcc's own headers and the emulator stand in device.cuh; kernels are plain CUDA C++ on top of it."""
+    """PTX, nvcc's headers and the emulator are device.cuh's; kernels are plain CUDA C++ on top of it."""
     known = re.compile(
         r"\basm\b|RNNKERNELS_EMULATOR|emulator/|__CUDA_ARCH__|__CUDACC__|<cuda_|<cooperative_groups"
     )

@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / ".ci" / "README.md"])
+PAGES = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
+        ROOT / ".ci" / "README.md",
+        ROOT / "tests" / "emu" / "README.md",
+    ]
+)
 WITH_EXAMPLES = [page for page in PAGES if "```python\n" in page.read_text()]
 
 

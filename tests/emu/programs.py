@@ -8,13 +8,16 @@ compilers run at a time, as many as there are CPUs if it is not set.
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
 import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILT = ROOT / "build" / "emu"
@@ -54,17 +57,8 @@ def may_use(source: Path) -> list[Path]:
     return [source, *sorted(file for file in files if file.suffix in {".h", ".cuh", ".inc"})]
 
 
-def compile_object(source: Path, flags: list[str], folder: Path) -> Path:
-    command = [*COMPILER, *COMMON, *flags, "-x", "c++", "-c", str(source)]
-    parts = [" ".join(command).encode(), *(file.read_bytes() for file in may_use(source))]
-    target = folder / f"{source.stem}-{hashlib.sha256(b''.join(parts)).hexdigest()[:16]}.o"
-    if not target.exists():
-        for old in folder.glob(f"{source.stem}-*.o"):
-            old.unlink()
-        partial = target.with_suffix(".partial")
-        run_compiler([*command, "-o", str(partial)])
-        partial.rename(target)
-    return target
+def digest(parts: Iterable[bytes]) -> str:
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:12]
 
 
 def run_compiler(command: list[str]) -> None:
@@ -73,22 +67,61 @@ def run_compiler(command: list[str]) -> None:
         raise RuntimeError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
 
 
-def program(name: str, build: str, extra: tuple[str, ...] = ()) -> Path:
-    """The program `name` in one of the builds; with `extra` definitions it has a folder of its own."""
-    folder = BUILT / "-".join([build, *(flag.removeprefix("-D").lower() for flag in extra)])
-    folder.mkdir(parents=True, exist_ok=True)
-    objects = [(source, [*HARDWARE, *DEFINED[build], *extra]) for source in EMULATOR]
-    objects.append((PROGRAMS[name], [*KERNELS[build], *extra]))
-    jobs = int(os.environ.get("EMU_JOBS", os.cpu_count() or 1))
-    with (folder / "lock").open("w") as lock, ThreadPoolExecutor(jobs) as pool:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        compiled = list(pool.map(lambda item: compile_object(*item, folder), objects))
-        target = folder / name
-        newest = max(file.stat().st_mtime for file in compiled)
-        if not target.exists() or target.stat().st_mtime < newest:
-            run_compiler([*COMPILER, *LINK[build], *map(str, compiled), "-o", str(target)])
-    return target
+class Object(NamedTuple):
+    """A source and how it is compiled."""
 
+    source: Path
+    flags: tuple[str, ...]
+
+    def compile(self) -> Path:
+        command = [*COMPILER, *COMMON, *self.flags, "-x", "c++", "-c", str(self.source)]
+        name = f"{self.source.stem}-{digest([' '.join(command).encode()])}"
+        target = BUILT / f"{name}-{digest(file.read_bytes() for file in may_use(self.source))}.o"
+        if not target.exists():
+            for old in BUILT.glob(f"{name}-*.o"):
+                old.unlink()
+            partial = target.with_suffix(".partial")
+            run_compiler([*command, "-o", str(partial)])
+            partial.rename(target)
+        return target
+
+
+class Program(NamedTuple):
+    """One of PROGRAMS in one of BUILDS, perhaps with definitions that change the emulator."""
+
+    name: str
+    build: str
+    definitions: tuple[str, ...] = ()
+
+    def objects(self) -> list[Object]:
+        hardware = (*HARDWARE, *DEFINED[self.build], *self.definitions)
+        kernels = Object(PROGRAMS[self.name], tuple(KERNELS[self.build]))
+        return [kernels, *(Object(source, hardware) for source in EMULATOR)]
+
+    def path(self) -> Path:
+        return BUILT / "-".join([self.name, self.build, *(d.removeprefix("-D") for d in self.definitions)])
+
+
+@functools.cache
+def build(programs: tuple[Program, ...]) -> None:
+    """Compiles what has changed, several objects at a time, and links."""
+    BUILT.mkdir(parents=True, exist_ok=True)
+    objects = list(dict.fromkeys(item for program in programs for item in program.objects()))
+    jobs = int(os.environ.get("EMU_JOBS", os.cpu_count() or 1))
+    with (BUILT / "lock").open("w") as lock, ThreadPoolExecutor(jobs) as pool:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        compiled = dict(zip(objects, pool.map(Object.compile, objects), strict=True))
+        for program in programs:
+            parts = [compiled[item] for item in program.objects()]
+            target = program.path()
+            if not target.exists() or target.stat().st_mtime < max(part.stat().st_mtime for part in parts):
+                run_compiler([*COMPILER, *LINK[program.build], *map(str, parts), "-o", str(target)])
+
+
+PORTABLE = Program("conformance", "plain", ("-DEMU_UCONTEXT",))  # fibers as on other processors than x86-64
+ALL = (*(Program(name, kind) for kind in BUILDS for name in PROGRAMS), PORTABLE)
 
 if __name__ == "__main__":
-    print(program(sys.argv[1], sys.argv[2]))
+    chosen = Program(sys.argv[1], sys.argv[2])
+    build((chosen,))
+    print(chosen.path())

@@ -1,4 +1,4 @@
-"""Every wrapper of csrc/cuda/device.cuh against its definition, on the emulator; and nvcc compiles the same tests.
+"""Every wrapper of csrc/cuda/device.cuh against its definition, on the emulator, and compiled by nvcc.
 
 tests/cuda/conformance.cu is one source for both.  Where there is a GPU, what nvcc has built runs, too.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import zoo
-from programs import PROGRAMS, ROOT, program
+from programs import PORTABLE, PROGRAMS, ROOT, Program
 
 SOURCE = PROGRAMS["conformance"]
 TESTS = re.findall(r'^    \{"(\w+)", [\w<>:]+, (?:true|false)\},$', SOURCE.read_text(), re.M)
@@ -42,28 +42,26 @@ def test_every_wrapper_has_a_test() -> None:
 @on_emulator
 def test_plain() -> None:
     assert len(TESTS) >= 35
-    assert_all_pass(*zoo.run("plain", "conformance", [], EMU_SEEDS="20"))
+    assert_all_pass(*zoo.run(Program("conformance", "plain"), [], EMU_SEEDS="20"))
 
 
 @on_emulator
 @pytest.mark.parametrize("build_name", ["address", "thread"])
 def test_under_sanitizers(build_name: str) -> None:
-    assert_all_pass(*zoo.run(build_name, "conformance", [], EMU_SEEDS="2"))
+    assert_all_pass(*zoo.run(Program("conformance", build_name), [], EMU_SEEDS="2"))
 
 
 @on_emulator
 @pytest.mark.slow
 @pytest.mark.parametrize("build_name", ["address", "thread"])
 def test_under_sanitizers_with_many_seeds(build_name: str) -> None:
-    assert_all_pass(*zoo.run(build_name, "conformance", [], EMU_SEEDS="20"))
+    assert_all_pass(*zoo.run(Program("conformance", build_name), [], EMU_SEEDS="20"))
 
 
 @on_emulator
 def test_with_portable_fibers() -> None:
     """The fibers of other processors than x86-64, on this one."""
-    portable = program("conformance", "plain", ("-DEMU_UCONTEXT",))
-    done = subprocess.run([portable], capture_output=True, text=True, timeout=300)
-    assert_all_pass(done.returncode, done.stdout + done.stderr)
+    assert_all_pass(*zoo.run(PORTABLE, []))
 
 
 def compile_with_nvcc(arguments: list[str]) -> str:

@@ -1,8 +1,8 @@
 """Every planted bug is found by the builds and in the orders that its row names; without the bugs nothing is.
 
-By default the plain build runs everything; the sanitized ones run what the plain one cannot find in all orders,
-and everything else in random order, which is where most hides.  The whole table is `pytest -m slow`, or
-`python tests/emu/zoo.py`.
+By default the plain build runs everything; the sanitized ones run what the plain one cannot find in all
+orders, and everything else in random order, which is where most hides.  The whole table is `pytest -m slow`,
+or `python tests/emu/zoo.py`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 
 import pytest
 import zoo
-from programs import BUILDS
+from programs import BUILDS, Program
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="the emulator's fibers and sanitizer hooks are those of Linux"
@@ -64,7 +64,7 @@ def test_the_zoo_is_complete(table: list[zoo.Specimen]) -> None:
 @pytest.mark.parametrize("order", zoo.ORDERS.values())
 @pytest.mark.parametrize("build_name", BUILDS)
 def test_kernels_without_bugs_pass(build_name: str, order: str) -> None:
-    status, output = zoo.run(build_name, "zoo", ["all", "good", order], EMU_SEEDS="5")
+    status, output = zoo.run(Program("zoo", build_name), ["all", "good", order], EMU_SEEDS="5")
     assert status == 0, output
     assert output == ""
 
@@ -92,7 +92,9 @@ def test_findings_say_what_and_where(table: list[zoo.Specimen]) -> None:
     caught = {specimen.name: specimen.caught for specimen in table}
     for name, expected in FOUND_BY.items():
         build_name = next(kind for kind in BUILDS if caught[name][kind])
-        status, output = zoo.run(build_name, "zoo", [name, "bug", zoo.ORDERS[caught[name][build_name][-1]]])
+        status, output = zoo.run(
+            Program("zoo", build_name), [name, "bug", zoo.ORDERS[caught[name][build_name][-1]]]
+        )
         assert status != 0
         assert expected in output, output
         assert "tests/emu/zoo.cu:" in output or "csrc/cuda/device.cuh:" in output, output  # file and line
@@ -101,7 +103,7 @@ def test_findings_say_what_and_where(table: list[zoo.Specimen]) -> None:
 @pytest.mark.parametrize("order", zoo.ORDERS.values())
 def test_a_failed_launch_leaves_nothing_behind(order: str) -> None:
     """In one process: each bug that ends a launch, and after each a good one."""
-    status, output = zoo.run("plain", "zoo", ["all", "recover", order], EMU_SEEDS="3")
+    status, output = zoo.run(Program("zoo", "plain"), ["all", "recover", order], EMU_SEEDS="3")
     assert status == 0, output
 
 
@@ -111,14 +113,14 @@ def test_a_failed_launch_leaves_nothing_behind(order: str) -> None:
     ["divergent_barrier", "barriers_crossed", "lock_order", "mbarrier_expects_more", "copy_never_waited"],
 )
 def test_a_failed_launch_leaves_nothing_behind_for_sanitizers(name: str, build_name: str) -> None:
-    status, output = zoo.run(build_name, "zoo", [name, "recover", "random"], EMU_SEEDS="2")
+    status, output = zoo.run(Program("zoo", build_name), [name, "recover", "random"], EMU_SEEDS="2")
     assert status == 0, output
 
 
 def test_the_same_seed_is_the_same_run() -> None:
-    runs = [zoo.run("plain", "zoo", ["all", "bug", "random"], EMU_SEEDS="1") for _ in range(2)]
+    runs = [zoo.run(Program("zoo", "plain"), ["all", "bug", "random"], EMU_SEEDS="1") for _ in range(2)]
     assert runs[0] == runs[1]
 
 
 def test_an_unknown_specimen_is_refused() -> None:
-    assert zoo.run("plain", "zoo", ["no_such_bug", "bug", "random"])[0] == 2
+    assert zoo.run(Program("zoo", "plain"), ["no_such_bug", "bug", "random"])[0] == 2

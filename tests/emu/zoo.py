@@ -12,8 +12,7 @@ import subprocess
 import sys
 from typing import NamedTuple
 
-from programs import BUILDS
-from programs import program as built
+from programs import ALL, BUILDS, Program, build
 
 ORDERS = {"R": "round_robin", "V": "reverse", "N": "random"}
 FOUND = 3  # the exit status of a finding of the emulator's, or of a wrong result
@@ -32,9 +31,10 @@ class Specimen(NamedTuple):
     caught: dict[str, str]
 
 
-def run(build_name: str, program: str, arguments: list[str], **environment: str) -> tuple[int, str]:
-    command = [str(built(program, build_name)), *arguments]
-    if build_name == "thread" and shutil.which("setarch"):
+def run(program: Program, arguments: list[str], **environment: str) -> tuple[int, str]:
+    """The exit status of a program that has been built, and all that it printed."""
+    command = [str(program.path()), *arguments]
+    if program.build == "thread" and shutil.which("setarch"):
         # libtsan wants its addresses, which randomisation may take
         command = ["setarch", platform.machine(), "-R", *command]
     variables = os.environ | ENVIRONMENT | environment
@@ -43,7 +43,7 @@ def run(build_name: str, program: str, arguments: list[str], **environment: str)
 
 
 def specimens() -> list[Specimen]:
-    _, listing = run("plain", "zoo", [])
+    _, listing = run(Program("zoo", "plain"), [])
     rows = (line.split() for line in listing.splitlines())
     return [
         Specimen(name, dict(zip(BUILDS, (letters.strip("-") for letters in caught), strict=True)))
@@ -53,7 +53,7 @@ def specimens() -> list[Specimen]:
 
 def finding(build_name: str, specimen: str, order: str) -> str | None:
     """What a build says against the bug, in one line; None when it lets it pass."""
-    status, output = run(build_name, "zoo", [specimen, "bug", order])
+    status, output = run(Program("zoo", build_name), [specimen, "bug", order])
     if status == 0:
         return None
     if status not in (FOUND, REPORTS.get(build_name)):
@@ -63,6 +63,7 @@ def finding(build_name: str, specimen: str, order: str) -> str | None:
 
 
 def main() -> int:
+    build(ALL)
     missed = 0
     print(f"{'':30}" + "".join(f"{name:10}" for name in BUILDS))
     for specimen in specimens():
