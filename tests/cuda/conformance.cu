@@ -180,11 +180,8 @@ __global__ void count_in_all_ways(int* ints, unsigned* bits, unsigned long long*
   ints[3] = ints[3] + 1;
   __threadfence();
   atomicExch(&bits[2], 0);
-  for (int seen = ints[4] * 0, assumed = 0; assumed != seen || assumed == 0;) {
-    assumed = seen;
-    seen = atomicCAS(&ints[4], assumed, assumed + 2);
-    if (seen == assumed) break;
-  }
+  int assumed = 0, seen;
+  while ((seen = atomicCAS(&ints[4], assumed, assumed + 2)) != assumed) assumed = seen;
   atomicOr(&bits[0], 1u << i % 32);
   atomicAnd(&bits[1], ~(1u << i % 7));
   atomicAdd(wide, 0x100000000ull);
@@ -645,7 +642,7 @@ void cluster_fence() {
 __global__ void read_clocks(uint64_t* out) {
   out[0] = clock_cycles();
   out[1] = global_nanoseconds();
-  for (int i = 0; i < 100; ++i) __nanosleep(1000);
+  for (int i = 0; i < 10; ++i) __nanosleep(1'000'000);  // the coarsest timers tick once in a millisecond
   out[2] = clock_cycles();
   out[3] = global_nanoseconds();
 }
