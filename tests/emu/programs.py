@@ -25,6 +25,7 @@ EMULATOR = sorted((ROOT / "tests" / "emu" / "emulator").glob("*.cpp"))
 PROGRAMS = {
     "zoo": ROOT / "tests" / "emu" / "zoo.cu",
     "conformance": ROOT / "tests" / "cuda" / "conformance.cu",
+    "stepwise": ROOT / "tests" / "cuda" / "stepwise.cu",
 }
 BUILDS = ("plain", "address", "thread")
 

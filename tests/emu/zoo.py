@@ -31,14 +31,19 @@ class Specimen(NamedTuple):
     caught: dict[str, str]
 
 
-def run(program: Program, arguments: list[str], **environment: str) -> tuple[int, str]:
-    """The exit status of a program that has been built, and all that it printed."""
+def prepared(program: Program, arguments: list[str]) -> tuple[list[str], dict[str, str]]:
+    """The command that runs a program that has been built, and its environment."""
     command = [str(program.path()), *arguments]
     if program.build == "thread" and shutil.which("setarch"):
         # libtsan wants its addresses, which randomisation may take
         command = ["setarch", platform.machine(), "-R", *command]
-    variables = os.environ | ENVIRONMENT | environment
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300)
+    return command, os.environ | ENVIRONMENT
+
+
+def run(program: Program, arguments: list[str], **environment: str) -> tuple[int, str]:
+    """The exit status of a program, and all that it printed."""
+    command, variables = prepared(program, arguments)
+    done = subprocess.run(command, env=variables | environment, capture_output=True, text=True, timeout=300)
     return done.returncode, done.stdout + done.stderr
 
 
