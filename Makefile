@@ -2,7 +2,7 @@
 # rebuilds what has changed in csrc/.
 VENV := .venv
 BIN := $(VENV)/bin
-CXX_FILES = $(shell git ls-files --cached --others --exclude-standard '*.cpp' '*.h' '*.inc')
+CXX_FILES = $(shell git ls-files --cached --others --exclude-standard '*.cpp' '*.h' '*.inc' '*.cu' '*.cuh')
 
 .PHONY: help setup build test slow check lint format bench docs asan tsan clean
 

@@ -24,7 +24,7 @@ from rnnkernels import reference
 ROOT = Path(__file__).resolve().parents[1]
 CSRC = ROOT / "csrc"
 PACKAGE = ROOT / "python" / "rnnkernels"
-SOURCES = sorted(path for path in CSRC.rglob("*") if path.suffix in {".h", ".cpp", ".inc"})
+SOURCES = sorted(path for path in CSRC.rglob("*") if path.suffix in {".h", ".cpp", ".inc", ".cuh", ".cu"})
 MODULES = sorted(PACKAGE.rglob("*.py"))
 OPTIONAL = {"jax", "keras", "matplotlib", "onnx", "onnxruntime", "openvino", "rich", "safetensors", "torch"}
 
@@ -40,6 +40,7 @@ INCLUDES = {
     "api.h": ({"core/cells.inc"}, {"cstddef", "cstdint"}),
     "core": ({"core"}, {"cstddef", "cstdint"}),
     "cpu": ({"api.h", "core", "cpu"}, None),
+    "cuda": ({"api.h", "core", "cuda"}, None),
     "bindings": ({"api.h", "bindings", "cpu/dispatch.h", "core/cells.inc"}, None),
 }
 # What is compiled with instruction set flags may use no library code that the linker could share with other
@@ -69,6 +70,27 @@ def test_includes(path: Path) -> None:
     assert [name(target) for target in own if not allows(allowed, target)] == []
     if allowed_outside is not None:
         assert set(outside) <= allowed_outside
+
+
+def test_one_file_knows_the_device() -> None:
+    """PTX, nvcc's headers and the emulator are device.cuh's; kernels are plain CUDA C++ on top of it."""
+    known = re.compile(
+        r"\basm\b|RNNKERNELS_EMULATOR|emulator/|__CUDA_ARCH__|__CUDACC__|<cuda_|<cooperative_groups"
+    )
+    device = CSRC / "cuda" / "device.cuh"
+    kernels = [path for path in (CSRC / "cuda").rglob("*") if path != device]
+    assert kernels
+    assert known.search(device.read_text())
+    assert [name(path) for path in kernels if known.search(path.read_text())] == []
+
+
+@pytest.mark.parametrize("folder", ["csrc/cuda", "tests/cuda", "tests/emu"])
+def test_device_sources_say_what_they_are(folder: str) -> None:
+    for path in (ROOT / folder).rglob("*"):
+        if path.suffix in {".h", ".cpp", ".cuh", ".cu"}:
+            lines = path.read_text().splitlines()
+            assert lines[0].startswith("// "), name(path)
+            assert max(map(len, lines)) <= 130, name(path)
 
 
 def test_code_compiled_per_isa_uses_no_shared_library_code() -> None:

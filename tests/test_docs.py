@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / ".ci" / "README.md"])
+OTHER_PAGES = [ROOT / ".ci" / "README.md", ROOT / "tests" / "emu" / "README.md"]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *OTHER_PAGES])
 WITH_EXAMPLES = [page for page in PAGES if "```python\n" in page.read_text()]
 
 

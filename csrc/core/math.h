@@ -45,6 +45,20 @@ struct ExpConstants<double> {
                                       2.5100860168090098e-08};
 };
 
+#ifdef __CUDACC__
+// sum r + K::q[i], and so on down to K::q[0]. No loop: nvcc knows an element of q by a constant index alone. For CPUs the loop
+// stays: GCC makes other code of the recursion, whose speed nobody has measured.
+template <class K, int i, class V>
+RNNKERNELS_INLINE V horner(V sum, V r) {
+  if constexpr (i >= 0) {
+    constexpr auto term = K::q[i];
+    return horner<K, i - 1>(fma(sum, r, V(term)), r);
+  } else {
+    return sum;
+  }
+}
+#endif
+
 // x = n ln2 + r; returns exp(r) - 1 and sets biased to n + round_bias. x lies in [lowest, highest] or is NaN.
 template <class V>
 RNNKERNELS_INLINE V expm1_reduced(V x, V& biased) {
@@ -53,8 +67,13 @@ RNNKERNELS_INLINE V expm1_reduced(V x, V& biased) {
   const V n = biased - V(K::round_bias);
   V r = fma(n, V(-K::ln2), x);
   r = fma(n, V(-K::ln2_rest), r);
+#ifdef __CUDACC__
+  constexpr auto highest_term = K::q[K::terms - 1];
+  const V q = horner<K, K::terms - 2>(V(highest_term), r);
+#else
   V q = V(K::q[K::terms - 1]);
   for (int i = K::terms - 2; i >= 0; --i) q = fma(q, r, V(K::q[i]));
+#endif
   return fma(r * r, q, r);
 }
 

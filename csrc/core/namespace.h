@@ -7,7 +7,11 @@
 #endif
 
 // For functions whose arguments are registers: a call would put them in memory.
+#ifdef __CUDACC__  // kernels of the GPU run the same equations
+#define RNNKERNELS_INLINE __host__ __device__ inline __attribute__((always_inline))
+#else
 #define RNNKERNELS_INLINE inline __attribute__((always_inline))
+#endif
 
 #define RNNKERNELS_BEGIN_NAMESPACE \
   namespace rnnkernels {           \

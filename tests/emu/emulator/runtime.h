@@ -1,0 +1,104 @@
+// The part of the CUDA runtime that our host code calls: memory is the host's, launches return when the grid has
+// ended, and what the emulator finds is the launch's status. As on a GPU a status must be asked for; unlike there
+// the next launch is fresh.
+#pragma once
+
+#include <cstring>
+#include <string>
+
+#include "hooks.h"
+
+enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorLaunchFailure = 719 };
+enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3 };
+enum cudaFuncAttribute {
+  cudaFuncAttributeMaxDynamicSharedMemorySize = 8,
+  cudaFuncAttributeNonPortableClusterSizeAllowed = 14,
+};
+enum cudaLaunchAttributeID { cudaLaunchAttributeCooperative = 2, cudaLaunchAttributeClusterDimension = 4 };
+
+using cudaStream_t = struct CUstream_st*;
+
+union cudaLaunchAttributeValue {
+  struct {
+    unsigned x, y, z;
+  } clusterDim;
+  int cooperative;
+};
+struct cudaLaunchAttribute {
+  cudaLaunchAttributeID id;
+  cudaLaunchAttributeValue val;
+};
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  size_t dynamicSmemBytes;
+  cudaStream_t stream;
+  cudaLaunchAttribute* attrs;
+  unsigned numAttrs;
+};
+
+namespace emu {
+
+inline std::string& last_failure() {
+  static std::string text;
+  return text;
+}
+
+inline Shape shape_of(const cudaLaunchConfig_t& config) {
+  Shape shape;
+  shape.grid = config.gridDim;
+  shape.block = config.blockDim;
+  shape.shared_bytes = config.dynamicSmemBytes;
+  for (unsigned i = 0; i < config.numAttrs; ++i) {
+    const cudaLaunchAttribute& attribute = config.attrs[i];
+    if (attribute.id == cudaLaunchAttributeCooperative) shape.cooperative = attribute.val.cooperative != 0;
+    if (attribute.id == cudaLaunchAttributeClusterDimension) shape.cluster = attribute.val.clusterDim.x;
+  }
+  return shape;
+}
+
+}  // namespace emu
+
+template <class... P, class... A>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(P...), A... arguments) {
+  try {
+    emu::launch(emu::shape_of(*config), [&] { kernel(P(arguments)...); });
+    return cudaSuccess;
+  } catch (const emu::Failure& failure) {
+    emu::last_failure() = failure.what();
+    return cudaErrorLaunchFailure;
+  }
+}
+
+template <class... P>
+cudaError_t cudaFuncSetAttribute(void (*)(P...), cudaFuncAttribute, int) {
+  return cudaSuccess;
+}
+
+inline const char* cudaGetErrorString(cudaError_t status) {
+  if (status == cudaSuccess) return "no error";
+  return status == cudaErrorLaunchFailure ? emu::last_failure().c_str() : "invalid argument";
+}
+inline cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
+inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+
+template <class T>
+cudaError_t cudaMalloc(T** memory, size_t bytes) {
+  *memory = static_cast<T*>(emu::device_allocate(bytes));
+  return cudaSuccess;
+}
+inline cudaError_t cudaFree(void* memory) {
+  emu::device_free(memory);
+  return cudaSuccess;
+}
+inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t = nullptr) {
+  std::memcpy(to, from, bytes);
+  return cudaSuccess;
+}
+inline cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
+  return cudaMemcpyAsync(to, from, bytes, kind);
+}
+inline cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t = nullptr) {
+  std::memset(to, value, bytes);
+  return cudaSuccess;
+}
+inline cudaError_t cudaMemset(void* to, int value, size_t bytes) { return cudaMemsetAsync(to, value, bytes); }
