@@ -1,24 +1,35 @@
 # rnnkernels_add_cpu_kernels(TARGET): one object library per (instruction set, dtype) from csrc/cpu/kernels.cpp, and one per
-# instruction set from half_kernels.cpp, linked into TARGET.  The instruction sets follow from the processor compiled for; which one runs is decided at run time by
-# csrc/cpu/dispatch.cpp, which learns from RNNKERNELS_HAVE_<ISA> what was built.
+# instruction set from half_kernels.cpp, linked into TARGET.  The instruction sets are those of the processor compiled for,
+# or of them the ones in RNNKERNELS_ISAS; which one runs is decided at run time by csrc/cpu/dispatch.cpp, which learns from
+# RNNKERNELS_HAVE_<ISA> what was built.
+set(RNNKERNELS_ISAS "" CACHE STRING "Instruction sets to build, scalar among them (empty: all of the processor)")
 if(CMAKE_OSX_ARCHITECTURES)
   set(RNNKERNELS_PROCESSOR "${CMAKE_OSX_ARCHITECTURES}")
 else()
   set(RNNKERNELS_PROCESSOR "${CMAKE_SYSTEM_PROCESSOR}")
 endif()
 
-set(RNNKERNELS_ISAS scalar)
+set(RNNKERNELS_ALL_ISAS scalar)
 set(RNNKERNELS_FLAGS_scalar "")
 if(RNNKERNELS_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
-  list(APPEND RNNKERNELS_ISAS avx2 avx512)
+  list(APPEND RNNKERNELS_ALL_ISAS avx2 avx512)
   # csrc/cpu/cpuid.cpp asks for exactly these features.  g++ 12 has no -march=znver4: the flags are named.
   set(RNNKERNELS_FLAGS_avx2 -mavx2 -mfma -mf16c -mbmi -mbmi2)
   set(RNNKERNELS_FLAGS_avx512 ${RNNKERNELS_FLAGS_avx2} -mavx512f -mavx512cd -mavx512bw -mavx512dq -mavx512vl
       $<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized>  # g++ 12 warns of its own intrinsics (GCC bug 105593)
       $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
 elseif(RNNKERNELS_PROCESSOR MATCHES "^(aarch64|arm64)$")
-  list(APPEND RNNKERNELS_ISAS neon)  # part of the baseline: no flag
+  list(APPEND RNNKERNELS_ALL_ISAS neon)  # part of the baseline: no flag
   set(RNNKERNELS_FLAGS_neon "")
+endif()
+
+if(NOT RNNKERNELS_ISAS)
+  set(RNNKERNELS_ISAS ${RNNKERNELS_ALL_ISAS})
+endif()
+set(RNNKERNELS_UNKNOWN_ISAS ${RNNKERNELS_ISAS})
+list(REMOVE_ITEM RNNKERNELS_UNKNOWN_ISAS ${RNNKERNELS_ALL_ISAS})
+if(RNNKERNELS_UNKNOWN_ISAS OR NOT scalar IN_LIST RNNKERNELS_ISAS)
+  message(FATAL_ERROR "RNNKERNELS_ISAS: expected scalar and any of ${RNNKERNELS_ALL_ISAS}, got ${RNNKERNELS_ISAS}")
 endif()
 
 set(RNNKERNELS_DTYPES f32 f64)
