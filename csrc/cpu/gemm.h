@@ -477,13 +477,13 @@ inline Operand<Real> tiles_of_transpose(const Real* a, int64_t stride, int64_t K
     const int64_t last = smaller(first + block, K);
     for (int64_t column = columns.begin; column < columns.end; column += rows_per_tile<Real>(N)) {
       const int64_t rows = smaller(rows_per_tile<Real>(N), columns.end - column);
-      Real* tile = to + (column - columns.begin) * K;
+      Real *tile = to + (column - columns.begin) * K, *end = tile + rows * K;
       for (int64_t k = first; k < last; ++k) {
         for (int64_t row = 0; row < rows; row += V::lanes) {
           const int n = static_cast<int>(smaller(V::lanes, rows - row));
           const V part = V::load(a + k * stride + column + row, n);
           Real* at = tile + k * rows + row;
-          k + 1 < K ? part.store(at) : part.store(at, n);  // what is too much the next k overwrites
+          at + V::lanes <= end ? part.store(at) : part.store(at, n);  // what is too much the next k overwrites
         }
       }
     }
