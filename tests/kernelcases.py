@@ -246,7 +246,7 @@ def _chunks() -> Iterator[Case]:
 
 def _wide() -> Iterator[Case]:
     sizes = ((3, 1, 130, 257), (2, 5, 300, 257), (2, 2, 40, 520), (2, 4, 1030, 24), (3, 14, 64, 128))
-    # dgates of which backward copies the columns it multiplies; with the second two threads' copies touch (RNN)
+    # dgates of which backward copies the columns it multiplies; in the second two threads' copies touch (RNN)
     many_gradients = ((4, 65, 3, 385), (2, 540, 3, 182))
     for size in (*sizes, *many_gradients):
         yield Case(CellCase(*size))
