@@ -149,7 +149,7 @@ IMPORTS: dict[str, tuple[set[str], set[str]]] = {
     "options": ({"_core"}, {"numpy"}),
     "functional": ({"_core", "options", "types"}, {"numpy"}),
     "init": (set(), {"numpy"}),
-    "optim": (set(), {"numpy"}),
+    "optim": ({"types"}, {"numpy"}),
     "layers": ({"functional", "init", "types", "_core", "options"}, {"numpy"}),
     "charlm": ({"functional", "init", "layers", "optim", "reference", "types"}, {"numpy", "safetensors"}),
     "bench": (

@@ -6,6 +6,7 @@ those of the same computation in PyTorch.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -259,10 +260,33 @@ def test_c_is_float32(dtype: str) -> None:
 
 
 @each_half
+def test_weights_pass_through_a_file(dtype: str, tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.numpy", reason="weight files need the extra cli")
+    layer, other = rnnkernels.LSTM(3, 4, dtype=dtype, rng=1), rnnkernels.LSTM(3, 4, dtype=dtype, rng=2)
+    safetensors.save_file(layer.state_dict(), tmp_path / "layer.safetensors")
+    other.load_state_dict(safetensors.load_file(tmp_path / "layer.safetensors"))
+    x = np.ones((2, 1, 3), dtype)
+    np.testing.assert_array_equal(other(x)[0], layer(x)[0])
+
+
+@each_half
 def test_optimisers_refuse_16_bits(dtype: str) -> None:
     layer = rnnkernels.GRU(3, 4, dtype=dtype)
     with pytest.raises(TypeError, match=rf"params\[weight_ih_l0\]: expected float32 or wider, got {dtype}"):
         rnnkernels.optim.SGD(layer.state_dict())
+
+
+@each_half
+def test_gradients_are_clipped_in_float32(dtype: str) -> None:
+    """A scale that is itself below the dtype's numbers, and gradients whose squares are above them."""
+    rng = np.random.default_rng(7)
+    grads = [(rng.normal(size=shape) * 2e4).astype(dtype) for shape in ((3, 5), (7,))]
+    wide = [g.astype(np.float64) for g in grads]
+    norm = np.sqrt(sum((g**2).sum() for g in wide))
+    assert rnnkernels.optim.clip_grad_norm(grads, 1e-4) == pytest.approx(norm, rel=1e-12)
+    for got, g in zip(grads, wide, strict=True):
+        assert got.dtype == dtype
+        np.testing.assert_allclose(got.astype(np.float64), g * 1e-4 / norm, rtol=2.0**-8, atol=2.0**-25)
 
 
 def test_another_dtype_of_16_bits() -> None:

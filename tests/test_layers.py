@@ -82,6 +82,12 @@ def test_parameters_have_the_names_shapes_and_width_of_torch() -> None:
     assert list(LSTM(2, 3, bias=False).state_dict()) == ["weight_ih_l0", "weight_hh_l0"]
 
 
+def test_a_seed_stands_for_its_generator() -> None:
+    seeded, drawn = (GRU(3, 4, rng=source) for source in (5, np.random.default_rng(5)))
+    for name, w in seeded.state_dict().items():
+        np.testing.assert_array_equal(w, drawn.state_dict()[name])
+
+
 def test_repr_is_the_call() -> None:
     assert repr(LSTM(4, 8)) == "LSTM(4, 8)"
     layer = GRU(4, 8, 2, batch_first=True, dropout=0.5, dtype=F64, reset_after=False)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import functional, init
-from .types import Array, LayerGrads, Lengths, StackParams, StackSaved, State
+from .types import Array, LayerGrads, Lengths, StackParams, StackSaved, State, is_floating
 
 _NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
@@ -43,7 +43,7 @@ class Recurrent:
         dropout: float,
         bidirectional: bool,
         dtype: npt.DTypeLike,
-        rng: np.random.Generator | None,
+        rng: np.random.Generator | int | None,
     ) -> None:
         _check_size("input_size", input_size, 0)
         _check_size("hidden_size", hidden_size, 0)
@@ -63,7 +63,7 @@ class Recurrent:
             [self._names_of(layer, suffix) for suffix in ("", "_reverse")[: 2 if bidirectional else 1]]
             for layer in range(num_layers)
         ]
-        self._make_parameters(gates, np.random.default_rng() if rng is None else rng)
+        self._make_parameters(gates, np.random.default_rng(rng))
 
     def _names_of(self, layer: int, suffix: str) -> list[str | None]:
         """Names of (w_ih, w_hh, b_ih, b_hh); None for a bias that the layer has not."""
@@ -297,7 +297,7 @@ class LSTM(Recurrent):
         float32, float64, float16, or the bfloat16 of ml_dtypes: of parameters, x, y and h; with 16 bits c is
         float32.
     rng
-        Source of the initial parameters, U(-1/sqrt(H), 1/sqrt(H)); None for a fresh generator.
+        Generator or seed for the initial parameters, U(-1/sqrt(H), 1/sqrt(H)); None for a fresh one.
 
     Raises
     ------
@@ -318,7 +318,7 @@ class LSTM(Recurrent):
         bidirectional: bool = False,
         *,
         dtype: npt.DTypeLike = np.float32,
-        rng: np.random.Generator | None = None,
+        rng: np.random.Generator | int | None = None,
     ) -> None:
         super().__init__(
             "lstm",
@@ -358,7 +358,7 @@ class GRU(Recurrent):
         *,
         reset_after: bool = True,
         dtype: npt.DTypeLike = np.float32,
-        rng: np.random.Generator | None = None,
+        rng: np.random.Generator | int | None = None,
     ) -> None:
         kind = "gru" if reset_after else "gru_reset_before"
         super().__init__(
@@ -403,7 +403,7 @@ class RNN(Recurrent):
         bidirectional: bool = False,
         *,
         dtype: npt.DTypeLike = np.float32,
-        rng: np.random.Generator | None = None,
+        rng: np.random.Generator | int | None = None,
     ) -> None:
         if nonlinearity not in ("tanh", "relu"):
             raise ValueError(f"nonlinearity: expected 'tanh' or 'relu', got {nonlinearity!r}")
@@ -479,7 +479,7 @@ def _check_size(name: str, size: int, least: int) -> None:
 
 def _check_input(x: Array, input_size: int, dtype: np.dtype[Any]) -> None:
     """Blame x, not the weights, where the two do not fit; the kernels check the rest."""
-    if isinstance(x, np.ndarray) and (x.dtype.kind == "f" or x.dtype.name == "bfloat16"):
+    if is_floating(x):
         if x.dtype != dtype:
             raise TypeError(f"x: expected {dtype} like the layer, got {x.dtype}")
         if x.ndim and x.shape[-1] != input_size:

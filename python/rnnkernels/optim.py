@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
-Array: TypeAlias = npt.NDArray[Any]
+from .types import Array, is_floating
+
 Arrays: TypeAlias = Sequence[Array] | Mapping[str, Array]
 
 
@@ -47,14 +47,15 @@ def clip_grad_norm(grads: Any, max_norm: float) -> float:
         raise ValueError(f"max_norm: expected a number above 0, got {max_norm}")
     arrays = list(_leaves(grads))
     for array in arrays:
-        if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
+        if not is_floating(array):
             got = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
             raise TypeError(f"grads: expected floating-point NumPy arrays, got {got}")
     norm = math.sqrt(sum(float(np.square(a, dtype=np.result_type(a, np.float64)).sum()) for a in arrays))
     scale = max_norm / (norm + 1e-6)
     if not scale >= 1:
-        for array in arrays:
-            array *= scale
+        for array in arrays:  # the scale is not rounded to 16 bits, where it could be 0
+            wide = np.result_type(array, np.float32)
+            np.multiply(array, scale, out=array, dtype=wide, casting="unsafe")
     return norm
 
 
@@ -87,12 +88,12 @@ class Optimizer(ABC):
         self.lr, self.weight_decay, self._steps = lr, weight_decay, 0
         self._params = _named(params)
         for name, p in self._params.items():
-            if isinstance(p, np.ndarray) and p.dtype.name in ("bfloat16", "float16"):
-                raise TypeError(f"params[{name}]: expected float32 or wider, got {p.dtype}")
-            if not isinstance(p, np.ndarray) or p.dtype.kind != "f":
+            if not is_floating(p):
                 raise TypeError(
                     f"params[{name}]: expected a floating-point NumPy array, got {type(p).__name__}"
                 )
+            if p.dtype.itemsize < 4:
+                raise TypeError(f"params[{name}]: expected float32 or wider, got {p.dtype}")
             if not p.flags.writeable:
                 raise ValueError(f"params[{name}]: expected a writeable array, got a read-only one")
         self._state = {

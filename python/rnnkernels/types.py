@@ -22,6 +22,11 @@ CellParams: TypeAlias = tuple[Array, Array, Array | None, Array | None]  # w_ih,
 StackParams: TypeAlias = Sequence[Sequence[CellParams]]  # [layer][direction]
 
 
+def is_floating(array: object) -> bool:
+    """Whether it is an array of floating-point numbers, which bfloat16 is not to NumPy."""
+    return isinstance(array, np.ndarray) and (array.dtype.kind == "f" or array.dtype.name == "bfloat16")
+
+
 # -- what a backward pass needs ----------------------------------------------------------------------------
 # Borrowed arrays are the caller's own and must not change until backward.  Owned ones are in user time,
 # beside x[t], exactly 0 in padding, and are never the arrays that forward returned.
