@@ -248,7 +248,9 @@ def _wide() -> Iterator[Case]:
     sizes = ((3, 1, 130, 257), (2, 5, 300, 257), (2, 2, 40, 520), (2, 4, 1030, 24), (3, 14, 64, 128))
     # dgates of which backward copies the columns it multiplies; in the second two threads' copies touch (RNN)
     many_gradients = ((4, 65, 3, 385), (2, 540, 3, 182))
-    for size in (*sizes, *many_gradients):
+    # more than 1024 terms a sum, which are taken in blocks: by one turn of rows, and by several
+    many_terms = ((1, 14, 3, 1030), (2, 200, 1030, 260))
+    for size in (*sizes, *many_gradients, *many_terms):
         yield Case(CellCase(*size))
         yield Case(CellCase(*size, ragged=True, reverse=True))
 
@@ -361,6 +363,8 @@ def _head_blocks() -> Iterator[HeadCase]:
         yield HeadCase((N,), 5, 9, ignored=0.5)
         yield HeadCase((N,), 17, 33, bias=False, reduction="none")
     yield HeadCase((30,), 3, 25000, ignored=0.2)
+    yield HeadCase((14,), 1030, 40)  # whose sums are taken in blocks of terms
+    yield HeadCase((200,), 1030, 1050)
 
 
 def _head_scales() -> Iterator[HeadCase]:

@@ -32,6 +32,7 @@ struct RealMatrix {
   Real* at(int64_t panel, int64_t k, int vector) const { return data + ((panel * K + k) * N + vector) * V::lanes; }
   V row(int64_t panel, int64_t k, int vector) const { return V::load(at(panel, k, vector)); }
   Panels<Real> panels(Range all, const Tile& tile) const { return panels_at(data, K, N, all, tile); }
+  int64_t K_in_blocks() const { return K; }
 
   // One vector of a panel: lane l of row k is from[l*across + k*along] for l < count, else 0.
   template <class Pointer>
@@ -240,7 +241,7 @@ class ForwardLayer {
     });
     if (call.ids) return;
     const Rows x = x_operand(chunk, s, chunk_rows);
-    for_each_tile<Weight>(chunk_rows, panels, weights.x.N, [&](const Tile& tile) {
+    for_each_tile<Weight>(chunk_rows, panels, weights.x.N, weights.x.K_in_blocks(), [&](const Tile& tile) {
       accumulate<Real>(weights.x.N, tile.rows, tile.panels, xg_tile(tile, 0).vectors_from(Cell::x_first), x, tile.row,
                        weights.x.panels(panels, tile));
     });
@@ -333,23 +334,21 @@ class ForwardLayer {
     const int64_t first = schedule.first_row[s] - schedule.first_row[chunk.begin];
     const Range active{rows.begin, smaller(rows.end, schedule.active[s])};
     const Rows h_prev = state_operand(h[s % 2], active);
-    const auto before = [&](const Tile& tile, int) { prefetch_outputs(s, tile); };
-    const auto equations = [&](const Tile& tile, int) { finish(xg_tile(tile, first), s, tile); };
+    const auto before = [&](const Tile& tile) { prefetch_outputs(s, tile); };
+    const auto equations = [&](const Tile& tile) { finish(xg_tile(tile, first), s, tile); };
     for_each_tile<Weight>(
-        active, panels, weights.h.N, before,
-        [&](const Tile& tile, int) {
+        active, panels, weights.h.N, weights.h.K_in_blocks(), before,
+        [&](const Tile& tile) {
           accumulate<Real>(weights.h.N, tile.rows, tile.panels, xg_tile(tile, first).vectors_from(Cell::h_first),
                            h_prev, tile.row, weights.h.panels(panels, tile));
         },
-        [&](const Tile& tile, int slot) {
-          Cell::reset_before ? reset(xg_tile(tile, first), s, tile) : equations(tile, slot);
-        });
+        [&](const Tile& tile) { Cell::reset_before ? reset(xg_tile(tile, first), s, tile) : equations(tile); });
     meet();
     if constexpr (Cell::reset_before) {
       const Rows reset_prev = state_operand(reset_h, active);
       for_each_tile<Weight>(
-          active, panels, 1, [](const Tile&, int) {},
-          [&](const Tile& tile, int) {
+          active, panels, 1, weights.n.K_in_blocks(), [](const Tile&) {},
+          [&](const Tile& tile) {
             accumulate<Real>(1, tile.rows, tile.panels, xg_tile(tile, first).vectors_from(Cell::N), reset_prev,
                              tile.row, weights.n.panels(panels, tile));
           },
@@ -363,20 +362,20 @@ class ForwardLayer {
   void fused_step(int64_t s) const {
     alignas(cache_line) Real buffer[3][Vec<Real>::accumulators * lanes];
     const Operand<Real> h_prev{h[s % 2], stride()};
-    const auto sums = [&](const Tile& tile, int slot) {
-      return Sums<Real>{buffer[slot], row_size(), row_size(), bias(tile.panel), 0};
+    const auto sums = [&](const Tile& tile) {
+      return Sums<Real>{buffer[tile.slot], row_size(), row_size(), bias(tile.panel), 0};
     };
     const auto run = [&](auto blocks) {
       const Operand<Real> x = fused_x_operand(s);
       constexpr int n = decltype(blocks)::value;
       for_each_tile<Real>(
-          rows, panels, Cell::slots * n, [&](const Tile& tile, int) { prefetch_outputs(s, tile); },
-          [&](const Tile& tile, int slot) {
+          rows, panels, Cell::slots * n, 0, [&](const Tile& tile) { prefetch_outputs(s, tile); },
+          [&](const Tile& tile) {
             accumulate_two<Real, Cell::slots * n, Cell::x_first * n, Cell::x_count * n, Cell::h_first * n,
-                           Cell::h_count * n>(tile.rows, sums(tile, slot), x, weights.x.panels(panels, tile), h_prev,
+                           Cell::h_count * n>(tile.rows, sums(tile), x, weights.x.panels(panels, tile), h_prev,
                                               weights.h.panels(panels, tile), tile.row);
           },
-          [&](const Tile& tile, int slot) { finish(sums(tile, slot), s, tile); }, false);
+          [&](const Tile& tile) { finish(sums(tile), s, tile); }, false);
     };
     if constexpr (!Cell::reset_before && !Matrix::rounds) with_constant<Cell::slots == 1 ? 2 : 1>(weights.blocks, run);
     widen_x(s + 1);

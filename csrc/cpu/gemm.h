@@ -3,6 +3,7 @@
 // A panel holds N vectors of output columns for every k: panel[k][N][lanes]. A tile is R rows of a against P panels, kept in
 // registers while k runs. Each output has one accumulator and takes its terms in ascending k, whatever R, P, the row it
 // stands in and the ISA: that is what makes a sequence's bits the same alone, in a batch, and for any number of threads.
+// Over many k, a panel is taken in blocks, which all rows find in cache; between them sums wait in memory, unrounded.
 #pragma once
 
 #include <cstdint>
@@ -15,6 +16,10 @@ constexpr int max_rows = 12;    // address registers run out above
 constexpr int max_vectors = 4;  // N
 constexpr int max_panels = 4;   // P
 constexpr int cache_line = 64;
+
+// Of a product over more than twice this many k, and of the rows that wait for a block's turn.
+constexpr int64_t k_block = 512;
+constexpr int tiles_of_block = 16;
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
@@ -51,12 +56,12 @@ struct Operand {
   const Real* at(int64_t row) const { return data + row * stride; }
 };
 
-// The right operand of a tile, and memory to bring near meanwhile: one vector for each k.
+// The right operand of a tile, for some k, and memory to bring near meanwhile: one vector for each k.
 template <class Real>
 struct Panels {
-  const Real* data;
-  int64_t stride;  // from one panel to the next
-  int64_t K;
+  const Real* data;  // from k.begin on
+  int64_t stride;    // from one panel to the next
+  Range k;
   const Real* ahead;
 };
 
@@ -111,7 +116,7 @@ RNNKERNELS_INLINE void add_products(Vec<Real> (&sum)[P][R][N], const Real* a, in
   using V = Vec<Real>;
   const int64_t a_row = adjacent ? 1 : a_stride, a_k = adjacent ? a_stride : 1;
   const Real *b = panels.data, *ahead = panels.ahead;
-  for (int64_t k = 0; k < panels.K; ++k, a += a_k, b += count * V::lanes, ahead += V::lanes) {
+  for (int64_t k = panels.k.begin; k < panels.k.end; ++k, a += a_k, b += count * V::lanes, ahead += V::lanes) {
     __builtin_prefetch(ahead, 0, 2);  // into L2
     RNNKERNELS_UNROLL
     for (int p = 0; p < P; ++p) {
@@ -177,12 +182,13 @@ void accumulate_n(int rows, int panels, const Sums<Real>& c, const Real* a, int6
 template <class Real>
 void accumulate(int N, int rows, int panels, const Sums<Real>& c, const Operand<Real>& a, int64_t row,
                 const Panels<Real>& b) {
-  const Real* start = a.at(row);
   if (a.adjacent) {  // in the gradients of weights, whose right operands are PackedMatrix
     const int64_t k_stride = a.k_stride ? a.k_stride : rows;
+    const Real* start = a.at(row) + b.k.begin * k_stride;
     return N == 1 ? accumulate_n<Real, 1, true>(rows, panels, c, start, k_stride, b)
                   : accumulate_n<Real, 2, true>(rows, panels, c, start, k_stride, b);
   }
+  const Real* start = a.at(row) + b.k.begin;
   switch (N) {
     case 1: return accumulate_n<Real, 1, false>(rows, panels, c, start, a.stride, b);
     case 2: return accumulate_n<Real, 2, false>(rows, panels, c, start, a.stride, b);
@@ -205,10 +211,17 @@ void accumulate_two(int rows, const Sums<Real>& c, const Operand<Real>& a, const
   });
 }
 
+// One visit to a tile: all of its k, or the `block`th of so many `blocks` of them.
 struct Tile {
   int64_t row, panel;
   int rows, panels;
-  int64_t nth;  // of the tiles on its panel
+  int64_t nth;  // of the tiles that take a panel's block in turn
+  int slot;     // of tile_slots, its own until it is done
+  int block = 0, blocks = 1;
+
+  Range k(int64_t K) const { return blocks == 1 ? Range{0, K} : Range{K * block / blocks, K * (block + 1) / blocks}; }
+  bool first() const { return block == 0; }
+  bool last() const { return block == blocks - 1; }
 
   // Its pieces, each a row on a panel: since rows or panels is 1, they lie in one line.
   int64_t pieces() const { return rows * panels; }
@@ -216,55 +229,76 @@ struct Tile {
   int64_t across(int64_t piece) const { return piece - down(piece); }
 };
 
-// Calls body(tile) for tiles of N vectors that cover rows x panels; a single row takes several panels at a time if it may.
+// Those of a block, and one more on either side that is begun or not yet done.
+constexpr int tile_slots = tiles_of_block + 2;
+
+// Calls body(tile) for tiles of N vectors that cover rows x panels, and K where that is so large that blocks of it are better;
+// a single row takes several panels at a time if it may.
 template <class Real, class Body>
-inline void for_each_tile(Range rows, Range panels, int N, const Body& body, bool several_panels = true) {
+inline void for_each_tile(Range rows, Range panels, int N, int64_t K, const Body& body, bool several_panels = true) {
   if (several_panels && rows.size() == 1) {
     const int64_t tiles = ceil_div(panels.size(), panels_per_row<Real>(N));
     for (int64_t i = 0; i < tiles; ++i) {  // of about equal width: a narrow one would wait for its own sums
       const int64_t begin = panels.size() * i / tiles, end = panels.size() * (i + 1) / tiles;
-      body(Tile{rows.begin, panels.begin + begin, 1, static_cast<int>(end - begin), 0});
+      body(Tile{rows.begin, panels.begin + begin, 1, static_cast<int>(end - begin), 0, static_cast<int>(i % 3)});
     }
     return;
   }
   const int64_t tallest = rows_per_tile<Real>(N);
+  const int blocks = K > 2 * k_block && rows.size() > tallest ? static_cast<int>(ceil_div(K, k_block)) : 1;
+  const int64_t in_turn = blocks > 1 ? tallest * tiles_of_block : rows.size();
+  const int64_t slots = blocks > 1 ? tile_slots : 3;  // a few that stay in L1, if they will do
+  int64_t begun = 0;
   for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
-    for (int64_t row = rows.begin, nth = 0; row < rows.end; row += tallest, ++nth) {
-      body(Tile{row, panel, static_cast<int>(smaller(tallest, rows.end - row)), 1, nth});
+    for (int64_t top = rows.begin; top < rows.end; top += in_turn) {
+      const int64_t bottom = smaller(top + in_turn, rows.end);
+      for (int block = 0; block < blocks; ++block) {
+        for (int64_t row = top, nth = 0; row < bottom; row += tallest, ++nth) {
+          body(Tile{row, panel, static_cast<int>(smaller(tallest, bottom - row)), 1, nth,
+                    static_cast<int>((begun + nth) % slots), block, blocks});
+        }
+      }
+      begun += ceil_div(bottom - top, tallest);
     }
   }
 }
 
-// The same in stages: before(tile, slot) runs a tile ahead of product(tile, slot), and after(tile, slot) a tile behind, slot
-// being 0, 1 or 2. So what one stage stores has reached the cache when the next loads it (a vector of 64 bytes still in the
-// queue of stores costs 10 cycles), and one tile's latencies hide under another's product.
+// The same in stages: before(tile) runs a tile ahead of product(tile), and after(tile) a tile behind; before runs on the first
+// visit to a tile, and after on the last. So what one stage stores has reached the cache when the next loads it (a vector of
+// 64 bytes still in the queue of stores costs 10 cycles), and one tile's latencies hide under another's product.
 template <class Real, class Before, class Product, class After>
-inline void for_each_tile(Range rows, Range panels, int N, const Before& before, const Product& product,
+inline void for_each_tile(Range rows, Range panels, int N, int64_t K, const Before& before, const Product& product,
                           const After& after, bool several_panels = true) {
-  Tile tile[3];
-  int64_t n = 0;
-  const auto run = [&](const auto& stage, int64_t i) {
-    if (i >= 0) stage(tile[i % 3], static_cast<int>(i % 3));
+  Tile ring[3];
+  int64_t n = 0;  // visits
+  const auto multiply = [&](int64_t i) {
+    if (i >= 0) product(ring[i % 3]);
+  };
+  const auto finish = [&](int64_t i) {
+    if (i >= 0 && ring[i % 3].last()) after(ring[i % 3]);
   };
   const auto advance = [&](const Tile& next) {
-    tile[n % 3] = next;
-    run(before, n);
-    run(product, n - 1);
-    run(after, n - 2);
+    ring[n % 3] = next;
+    if (next.first()) before(next);
+    multiply(n - 1);
+    finish(n - 2);
     ++n;
   };
-  for_each_tile<Real>(rows, panels, N, advance, several_panels);
-  run(product, n - 1);
-  run(after, n - 2);
-  run(after, n - 1);
+  for_each_tile<Real>(rows, panels, N, K, advance, several_panels);
+  multiply(n - 1);
+  finish(n - 2);
+  finish(n - 1);
 }
 
-// The panels of a tile at `data`. The first N tiles on a panel bring the panel after it near.
+// The panels of a tile at `data`. The first N tiles of a block bring the block after it near.
 template <class Real>
 inline Panels<Real> panels_at(const Real* data, int64_t K, int N, Range all, const Tile& tile) {
-  const int64_t size = K * N * Vec<Real>::lanes, next = tile.panel + 1 < all.end ? tile.panel + 1 : all.begin;
-  const Real* here = data + tile.panel * size;
-  return {here, size, K, tile.nth < N ? data + next * size + tile.nth * K * Vec<Real>::lanes : here};
+  const int64_t row = N * Vec<Real>::lanes, size = K * row;
+  const Range k = tile.k(K);
+  const Real* here = data + tile.panel * size + k.begin * row;
+  const Real* next_panel = data + (tile.panel + 1 < all.end ? tile.panel + 1 : all.begin) * size;
+  const Real* next = tile.last() ? next_panel : here + k.size() * row;
+  return {here, size, k, tile.nth < N ? next + tile.nth * k.size() * Vec<Real>::lanes : here};
 }
 
 // Transposes a square of lanes: interleaving the first half of the rows with the second, log2(lanes) times.
@@ -402,15 +436,15 @@ inline void for_each_vector(int64_t width, int64_t column, int64_t columns, cons
 template <class Real, class Init, class Done>
 inline void multiply(const Operand<Real>& a, const PackedMatrix<Real>& b, Range rows, Range panels, const Init& init,
                      const Done& done) {
-  alignas(cache_line) Real buffer[3][Vec<Real>::accumulators * Vec<Real>::lanes];
+  alignas(cache_line) Real buffer[tile_slots][Vec<Real>::accumulators * Vec<Real>::lanes];
   const int64_t width = b.width();
   for_each_tile<Real>(
-      rows, panels, b.N, [&](const Tile& tile, int slot) { init(buffer[slot], tile); },
-      [&](const Tile& tile, int slot) {
-        accumulate<Real>(b.N, tile.rows, tile.panels, Sums<Real>::in_place(buffer[slot], width, width), a, tile.row,
-                         panels_at(b.data, b.K, b.N, panels, tile));
+      rows, panels, b.N, b.K, [&](const Tile& tile) { init(buffer[tile.slot], tile); },
+      [&](const Tile& tile) {
+        accumulate<Real>(b.N, tile.rows, tile.panels, Sums<Real>::in_place(buffer[tile.slot], width, width), a,
+                         tile.row, panels_at(b.data, b.K, b.N, panels, tile));
       },
-      [&](const Tile& tile, int slot) { done(buffer[slot], tile); });
+      [&](const Tile& tile) { done(buffer[tile.slot], tile); });
 }
 
 // Calls body(offset in sums, row, first column) for each panel of each row of a tile.
@@ -444,10 +478,13 @@ inline void multiply(const Operand<Real>& a, const PackedMatrix<Real>& b, Range 
   using V = Vec<Real>;
   const int64_t width = b.width();
   const Range full{0, b.columns / width};
-  for_each_tile<Real>(rows, full, b.N, [&](const Tile& tile) {
+  const int64_t K = c.add ? 0 : b.K;  // what is added to must not lie between blocks of sums
+  for_each_tile<Real>(rows, full, b.N, K, [&](const Tile& tile) {
     const int64_t column = tile.panel * width;
-    const Sums<Real> sums{c.to + tile.row * b.columns + column, b.columns, width,
-                          c.bias ? c.bias + column : nullptr,   0,         c.add};
+    Real* const to = c.to + tile.row * b.columns + column;
+    const Real* const bias = c.bias ? c.bias + column : nullptr;
+    const Sums<Real> sums =
+        tile.first() ? Sums<Real>{to, b.columns, width, bias, 0, c.add} : Sums<Real>::in_place(to, b.columns, width);
     for (int r = 0; c.add && r < tile.rows; ++r) prefetch(sums.at(0, r), tile.panels * width);
     accumulate<Real>(b.N, tile.rows, tile.panels, sums, a, tile.row, panels_at(b.data, b.K, b.N, full, tile));
   });

@@ -97,7 +97,7 @@ void int8_tile(const Sums<float>& c, const Int8Rows& a, int64_t row, const Int8P
   const int64_t stride = a.stride();
   const int16_t* left = a.at(row);
   const int8_t *right = b.weights.data, *ahead = b.weights.ahead;
-  for (int64_t k = 0; k < b.weights.K; k += W::group, left += W::group, right += N * line, ahead += line) {
+  for (int64_t k = 0; k < b.weights.k.end; k += W::group, left += W::group, right += N * line, ahead += line) {
     __builtin_prefetch(ahead, 0, 2);  // into L2
     RNNKERNELS_UNROLL
     for (int p = 0; p < P; ++p) {
@@ -178,6 +178,7 @@ struct Int8Matrix {
   Int8Panels panels(Range all, const Tile& tile) const {
     return {panels_at(data, K, N, all, tile), steps(tile.panel, 0)};
   }
+  int64_t K_in_blocks() const { return 0; }  // sums of integers are scaled once, at their end
 
   // Lane l of a vector is the row from[l*across + k*along] for l < count, else 0.
   void pack(int64_t panel, int vector, const float* from, int64_t across, int64_t along, int64_t count) const {

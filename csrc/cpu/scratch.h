@@ -5,8 +5,8 @@
 
 namespace rnnkernels::cpu {
 
-// Uninitialised, on a cache line; large blocks on huge pages where the system has them. Blocks of some MiB are kept for the
-// next call (64 MiB at most), since fresh pages cost more than a short call's work.
+// Uninitialised, on a cache line; large blocks on huge pages where the system has them. Blocks are kept for the next call
+// (256 MiB at most), since the system zeroes fresh pages more slowly than a core multiplies them.
 class Scratch {
  public:
   explicit Scratch(size_t bytes);  // throws std::bad_alloc

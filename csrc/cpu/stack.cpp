@@ -77,20 +77,35 @@ bool reversed(const Problem& problem, int direction) {
 struct Pass {
   double cost;  // in forwards; backward is about three
   bool fusible;
-  size_t weight_size;  // bytes
+  double weight_size;  // bytes
+  Isa isa;
 };
+
+double vector_bytes(Isa isa) {
+  switch (isa) {
+    case Isa::avx512: return 64;
+    case Isa::avx2: return 32;
+    case Isa::neon: return 16;
+    case Isa::scalar: break;
+  }
+  return sizeof(float);
+}
 
 Plan plan_of(const Problem& problem, const Order& order, int layer, const Pass& pass, int max_threads) {
   const bool dense = layer > 0 || !problem.ids;
-  const double gate_rows = static_cast<double>(traits(problem.cell).gates * problem.H);
-  const double columns = static_cast<double>((dense ? input_size(problem, layer) : 0) + problem.H);
-  const double recurrent_flops = 2 * gate_rows * static_cast<double>(problem.H);
+  const double gates = traits(problem.cell).gates, H = static_cast<double>(problem.H);
+  const double columns = H + (dense ? static_cast<double>(input_size(problem, layer)) : 0);
   constexpr int64_t widest_panel = 32;  // units
-  return plan_layer(
-      {order.steps() > 0 ? recurrent_flops * order.rows() / order.steps() : 0,
-       2 * pass.cost * gate_rows * columns * order.rows(), gate_rows * columns * static_cast<double>(pass.weight_size),
-       problem.B, (problem.H + widest_panel - 1) / widest_panel, pass.fusible},
-      max_threads, static_cast<double>(l2_bytes()));
+  LayerWork work{};
+  work.step_flops = order.steps() > 0 ? 2 * gates * H * H * order.rows() / order.steps() : 0;
+  work.total_flops = 2 * pass.cost * gates * H * columns * order.rows();
+  work.weight_bytes = gates * H * columns * pass.weight_size;
+  work.rows = problem.B;
+  work.panels = (problem.H + widest_panel - 1) / widest_panel;
+  work.panel_bytes = std::max(gates, 2.0) * vector_bytes(pass.isa) * columns;  // PackedLayer::vectors
+  work.row_bytes = columns * pass.weight_size;
+  work.fusible = pass.fusible;
+  return plan_layer(work, max_threads, static_cast<double>(l2_bytes()));
 }
 
 // A layer's calls, one a direction, each with its scratch; run() gives each direction half of the threads.
@@ -133,7 +148,7 @@ struct LayerRun {
 Plan plan_directions(const Problem& problem, const Order& order, int layer, const Pass& pass, int max_threads) {
   if (problem.directions == 1) return plan_of(problem, order, layer, pass, max_threads);
   Plan plan = plan_of(problem, order, layer, pass, std::max(1, max_threads / 2));
-  const Pass both{2 * pass.cost, pass.fusible, pass.weight_size};
+  const Pass both{2 * pass.cost, pass.fusible, pass.weight_size, pass.isa};
   const bool worth_two = max_threads > 1 && plan_of(problem, order, layer, both, 2).threads > 1;
   plan.threads = worth_two ? 2 * plan.threads : 1;
   if (plan.threads == 2) plan.why = "each has a direction";
@@ -225,14 +240,15 @@ void add(Dtype dtype, void* sum, const void* term, int64_t n) {
 void forward(const ForwardArgs& args, const Execution& execution) {
   const Problem& p = args.problem;
   const bool int8 = args.packed && args.packed->int8;
-  const LayerKernel& kernel = layer_kernel(p, args.packed ? args.packed->isa : execution.isa, int8);
+  const Isa isa = args.packed ? args.packed->isa : execution.isa;
+  const LayerKernel& kernel = layer_kernel(p, isa, int8);
   const Order order(p);
   for (int l = 0; l < p.layers; ++l) {
     LayerRun<LayerForwardCall> layer{kernel.forward, {}, {}};
     const bool fusible = !int8 && (l || !p.ids) && !p.lengths && p.cell != Cell::gru_reset_before &&
                          (args.packed || !args.layer[l * p.directions].weights.b_ih_per_sequence);
-    const Plan plan =
-        plan_directions(p, order, l, {1, fusible, int8 ? 1 : size_of(computed_in(p.dtype))}, execution.num_threads);
+    const double weight_size = int8 ? 1 : static_cast<double>(size_of(computed_in(p.dtype)));
+    const Plan plan = plan_directions(p, order, l, {1, fusible, weight_size, isa}, execution.num_threads);
     for (int d = 0; d < p.directions; ++d) {
       LayerForwardCall call{};
       call.dtype = p.dtype;
@@ -271,7 +287,8 @@ void backward(const BackwardArgs& args, const Execution& execution) {
     void* dx = l ? dy_below->data : args.dx;
     Scratch second_dx(dx && p.directions == 2 ? dx_bytes : 0);
     LayerRun<LayerBackwardCall> layer{kernel.backward, {}, {}};
-    const Plan plan = plan_directions(p, order, l, {3, false, size_of(computed_in(p.dtype))}, execution.num_threads);
+    const double weight_size = static_cast<double>(size_of(computed_in(p.dtype)));
+    const Plan plan = plan_directions(p, order, l, {3, false, weight_size, execution.isa}, execution.num_threads);
     for (int d = 0; d < p.directions; ++d) {
       LayerBackwardCall call{};
       call.dtype = p.dtype;
