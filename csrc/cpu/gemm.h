@@ -247,18 +247,18 @@ inline void for_each_tile(Range rows, Range panels, int N, int64_t K, const Body
   const int64_t tallest = rows_per_tile<Real>(N);
   const int blocks = K > 2 * k_block && rows.size() > tallest ? static_cast<int>(ceil_div(K, k_block)) : 1;
   const int64_t in_turn = blocks > 1 ? tallest * tiles_of_block : rows.size();
-  const int64_t slots = blocks > 1 ? tile_slots : 3;  // a few that stay in L1, if they will do
-  int64_t begun = 0;
+  const int slots = blocks > 1 ? tile_slots : 3;  // a few that stay in L1, if they will do
+  int slot = 0, next_slot = 0;
   for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
-    for (int64_t top = rows.begin; top < rows.end; top += in_turn) {
+    for (int64_t top = rows.begin; top < rows.end; top += in_turn, slot = next_slot) {
       const int64_t bottom = smaller(top + in_turn, rows.end);
       for (int block = 0; block < blocks; ++block) {
+        next_slot = slot;
         for (int64_t row = top, nth = 0; row < bottom; row += tallest, ++nth) {
-          body(Tile{row, panel, static_cast<int>(smaller(tallest, bottom - row)), 1, nth,
-                    static_cast<int>((begun + nth) % slots), block, blocks});
+          body(Tile{row, panel, static_cast<int>(smaller(tallest, bottom - row)), 1, nth, next_slot, block, blocks});
+          next_slot = next_slot + 1 < slots ? next_slot + 1 : 0;
         }
       }
-      begun += ceil_div(bottom - top, tallest);
     }
   }
 }
