@@ -1,5 +1,5 @@
 # rnnkernels_add_cpu_kernels(TARGET): one object library per (instruction set, dtype) from csrc/cpu/kernels.cpp, and one per
-# instruction set from half_kernels.cpp, linked into TARGET.  The instruction sets are those of the processor compiled for,
+# instruction set from half_kernels.cpp and int8_kernels.cpp, linked into TARGET.  The instruction sets are those of the processor compiled for,
 # or of them the ones in RNNKERNELS_ISAS; which one runs is decided at run time by csrc/cpu/dispatch.cpp, which learns from
 # RNNKERNELS_HAVE_<ISA> what was built.
 set(RNNKERNELS_ISAS "" CACHE STRING "Instruction sets to build, scalar among them (empty: all of the processor)")
@@ -18,6 +18,7 @@ if(RNNKERNELS_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   set(RNNKERNELS_FLAGS_avx512 ${RNNKERNELS_FLAGS_avx2} -mavx512f -mavx512cd -mavx512bw -mavx512dq -mavx512vl
       $<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized>  # g++ 12 warns of its own intrinsics (GCC bug 105593)
       $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
+  set(RNNKERNELS_FLAGS_avx512vnni ${RNNKERNELS_FLAGS_avx512} -mavx512vnni)  # of int8_kernels.cpp alone, where the CPU has it
 elseif(RNNKERNELS_PROCESSOR MATCHES "^(aarch64|arm64)$")
   list(APPEND RNNKERNELS_ALL_ISAS neon)  # part of the baseline: no flag
   set(RNNKERNELS_FLAGS_neon "")
@@ -52,6 +53,8 @@ function(rnnkernels_add_cpu_kernels target)
                                     RNNKERNELS_REAL=${real} RNNKERNELS_DTYPE=${dtype})
     endforeach()
     rnnkernels_add_kernel_objects(${target} kernels_${isa}_half ${isa} half_kernels.cpp)
+    string(REPLACE avx512 avx512vnni int8_isa ${isa})
+    rnnkernels_add_kernel_objects(${target} kernels_${isa}_int8 ${int8_isa} int8_kernels.cpp)
     string(TOUPPER ${isa} name)
     target_compile_definitions(${target} PRIVATE RNNKERNELS_HAVE_${name}=1)
   endforeach()

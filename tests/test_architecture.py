@@ -45,7 +45,7 @@ INCLUDES = {
 }
 # What is compiled with instruction set flags may use no library code that the linker could share with other
 # objects: headers of plain declarations alone.
-PER_ISA = ("kernels.cpp", "half_kernels.cpp")  # of csrc/cpu
+PER_ISA = ("kernels.cpp", "half_kernels.cpp", "int8_kernels.cpp")  # of csrc/cpu
 PER_ISA_HEADERS = {"cmath", "cstddef", "cstdint", "cstring", "math.h", "immintrin.h", "arm_neon.h"}
 
 

@@ -49,6 +49,14 @@ bool isa_available(Isa isa) {
   return isa_compiled(isa) && available[static_cast<int>(isa)];
 }
 
+bool has_vnni() {
+#if defined(__x86_64__)
+  return __builtin_cpu_supports("avx512vnni");
+#else
+  return false;
+#endif
+}
+
 const char* isa_name(Isa isa) {
   static const char* const names[] = {"scalar", "neon", "avx2", "avx512"};
   return names[static_cast<int>(isa)];

@@ -20,6 +20,18 @@ namespace rnnkernels {
   }
 #include "kernels.inc"
 #undef RNNKERNELS_KERNEL_SET
+namespace avx512vnni {
+const cpu::LayerKernel* int8_layers();
+}
+namespace avx2 {
+const cpu::LayerKernel* int8_layers();
+}
+namespace neon {
+const cpu::LayerKernel* int8_layers();
+}
+namespace scalar {
+const cpu::LayerKernel* int8_layers();
+}
 
 const CellTraits& traits(Cell cell) {
   static const CellTraits all[] = {
@@ -57,6 +69,25 @@ const KernelSet& kernel_set(Isa isa, Dtype dtype) {
     if (set->isa == isa && set->dtype == dtype && isa_available(isa)) return *set;
   }
   throw std::runtime_error(std::string("isa: ") + isa_name(isa) + " is not available in this build or on this machine");
+}
+
+// An AVX-512 without VNNI has nothing for bytes that AVX2 has not.
+static const LayerKernel* int8_layers(Isa isa) {
+#if defined(RNNKERNELS_HAVE_AVX512)
+  if (isa == Isa::avx512 && has_vnni()) return avx512vnni::int8_layers();
+#endif
+#if defined(RNNKERNELS_HAVE_AVX2)
+  if (isa == Isa::avx512 || isa == Isa::avx2) return avx2::int8_layers();
+#endif
+#if defined(RNNKERNELS_HAVE_NEON)
+  if (isa == Isa::neon) return neon::int8_layers();
+#endif
+  return scalar::int8_layers();
+}
+
+const LayerKernel& int8_kernel(Isa isa, Cell cell) {
+  kernel_set(isa, Dtype::f32);  // it can run
+  return int8_layers(isa)[static_cast<int>(cell)];
 }
 
 bool isa_compiled(Isa isa) {

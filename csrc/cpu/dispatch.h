@@ -53,6 +53,7 @@ const std::vector<KernelInfo>& kernels();  // every kernel in this build, best I
 const char* isa_name(Isa isa);
 bool isa_compiled(Isa isa);
 bool isa_available(Isa isa);  // compiled, and this CPU and operating system run it
+bool has_vnni();              // of AVX-512
 Isa best_isa();
 int usable_cpus();   // CPUs this process may use (affinity)
 int64_t l2_bytes();  // of one core, or what is likely

@@ -40,7 +40,6 @@ const cpu::LayerKernel layers_f16[] = {
   {Isa::RNNKERNELS_ISA,                                   \
    Dtype::dtype,                                          \
    layers_##dtype,                                        \
-   nullptr,                                               \
    RNNKERNELS_HEAD(linear_forward, dtype),                \
    RNNKERNELS_HEAD(linear_backward, dtype),               \
    RNNKERNELS_HEAD(cross_entropy_forward, dtype),         \

@@ -4,6 +4,9 @@
 // magnitude and one float, its step. Dot products of the integers are exact, so no order of summation matters; step times step
 // times dot product is added to what the slot holds in one fma. A row of x or of a state that is not finite has the step
 // NaN: it makes its own sequence NaN and no other (docs/accuracy.md; in NumPy reference/int8.py).
+//
+// Where products are of unsigned and signed bytes, the left operand holds the integers of x and states plus 128, and sums start
+// at -128 times the sum of the weights (Vec<int8_t>::offset): the dot product is the same.
 #pragma once
 
 #include "layer.h"
@@ -46,36 +49,40 @@ inline int16_t to_integer(float x, Step step) { return static_cast<int16_t>(bits
 
 constexpr int64_t round_to_groups(int64_t k) { return round_up(k, Vec<int8_t>::group); }
 
-// Rounded rows, the left operand of a product; they end in zeros up to a whole group.
+// Rounded rows, the left operand of a product; up to a whole group they end in zeros, which meet weights of 0.
 struct Int8Rows {
+  using Left = Vec<int8_t>::Left;
+
   int64_t K;
-  int16_t* data;
+  Left* data;
   float* step;
 
   Int8Rows(int64_t rows, int64_t K_, Arena& arena)
-      : K(K_), data(arena.take<int16_t>(rows * stride())), step(arena.take<float>(rows)) {}
-  Int8Rows(int64_t K_, int16_t* data_, float* step_) : K(K_), data(data_), step(step_) {}
+      : K(K_), data(arena.take<Left>(rows * stride())), step(arena.take<float>(rows)) {}
+  Int8Rows(int64_t K_, Left* data_, float* step_) : K(K_), data(data_), step(step_) {}
 
-  int64_t stride() const { return padded_stride<int16_t>(K); }
-  int16_t* at(int64_t row) const { return data + row * stride(); }
+  int64_t stride() const { return padded_stride<Left>(K); }
+  Left* at(int64_t row) const { return data + row * stride(); }
   Int8Rows from(int64_t row) const { return {K, at(row), step + row}; }
 
   void set(int64_t row, const float* from) const {
-    int16_t* to = at(row);
+    constexpr int offset = Vec<int8_t>::offset;
+    Left* to = at(row);
     const Step by = step_of(from, 1, K);
     step[row] = by.size;
     if (by.inverse == 0) {
-      for (int64_t k = 0; k < K; ++k) to[k] = 0;
+      for (int64_t k = 0; k < K; ++k) to[k] = offset;
     } else {
-      for (int64_t k = 0; k < K; ++k) to[k] = to_integer(from[k], by);
+      for (int64_t k = 0; k < K; ++k) to[k] = static_cast<Left>(to_integer(from[k], by) + offset);
     }
     for (int64_t k = K; k < round_to_groups(K); ++k) to[k] = 0;
   }
 };
 
-// The right operand of a tile, and the steps of its vectors: [panel][N][lanes].
+// The right operand of a tile; what sums start at, and the steps of its vectors: [panel][N][lanes].
 struct Int8Panels {
   Panels<int8_t> weights;
+  const int32_t* start;
   const float* step;
 };
 
@@ -91,11 +98,11 @@ void int8_tile(const Sums<float>& c, const Int8Rows& a, int64_t row, const Int8P
     RNNKERNELS_UNROLL
     for (int r = 0; r < R; ++r) {
       RNNKERNELS_UNROLL
-      for (int v = 0; v < N; ++v) dot[p][r][v] = Vec<int32_t>(0);
+      for (int v = 0; v < N; ++v) dot[p][r][v] = Vec<int32_t>::load(b.start + (p * N + v) * V::lanes);
     }
   }
   const int64_t stride = a.stride();
-  const int16_t* left = a.at(row);
+  const W::Left* left = a.at(row);
   const int8_t *right = b.weights.data, *ahead = b.weights.ahead;
   for (int64_t k = 0; k < b.weights.k.end; k += W::group, left += W::group, right += N * line, ahead += line) {
     __builtin_prefetch(ahead, 0, 2);  // into L2
@@ -157,26 +164,29 @@ struct Int8Matrix {
   int64_t K;  // of whole groups
   int N;
   int8_t* data;
-  float* step;  // [panels][N][lanes]
+  int32_t* start;  // [panels][N][lanes], as step
+  float* step;
 
   Int8Matrix(int64_t K_, int N_, int64_t panels, Arena& arena)
       : K(round_to_groups(K_)),
         N(N_),
         data(arena.take<int8_t>(panels * K * N * V::lanes)),
+        start(arena.take<int32_t>(panels * N * V::lanes)),
         step(arena.take<float>(panels * N * V::lanes)),
         columns(K_) {}
 
   // Row k of a panel: of the group that it is in, the products with 1 for k and 0 for the others.
   V row(int64_t panel, int64_t k, int vector) const {
-    int16_t one_hot[group] = {};
+    Int8Rows::Left one_hot[group] = {};  // without the offset
     one_hot[k % group] = 1;
     const Vec<int8_t> weights = Vec<int8_t>::load(at(panel, k / group, vector));
     const Vec<int32_t> q = add_products(Vec<int32_t>(0), Vec<int8_t>::broadcast(one_hot), weights);
-    return q.to_float() * V::load(steps(panel, vector));
+    return q.to_float() * V::load(step + first_lane(panel, vector));
   }
 
   Int8Panels panels(Range all, const Tile& tile) const {
-    return {panels_at(data, K, N, all, tile), steps(tile.panel, 0)};
+    const int64_t first = first_lane(tile.panel, 0);
+    return {panels_at(data, K, N, all, tile), start + first, step + first};
   }
   int64_t K_in_blocks() const { return 0; }  // sums of integers are scaled once, at their end
 
@@ -185,11 +195,15 @@ struct Int8Matrix {
     for (int l = 0; l < V::lanes; ++l) {
       const int64_t filled = l < count ? columns : 0;
       const Step by = step_of(from + l * across, along, filled);
-      steps(panel, vector)[l] = by.size;
+      int64_t sum = 0;
       for (int64_t k = 0; k < K; ++k) {
-        const float weight = k < filled ? from[l * across + k * along] : 0.0f;
-        at(panel, k / group, vector)[l * group + k % group] = static_cast<int8_t>(to_integer(weight, by));
+        const int16_t weight = k < filled ? to_integer(from[l * across + k * along], by) : int16_t(0);
+        at(panel, k / group, vector)[l * group + k % group] = static_cast<int8_t>(weight);
+        sum += weight;
       }
+      step[first_lane(panel, vector) + l] = by.size;
+      start[first_lane(panel, vector) + l] =
+          static_cast<int32_t>(-sum * Vec<int8_t>::offset);  // modulo 2^32, as all sums
     }
   }
 
@@ -199,7 +213,7 @@ struct Int8Matrix {
   int8_t* at(int64_t panel, int64_t k_group, int vector) const {
     return data + ((panel * (K / group) + k_group) * N + vector) * V::lanes * group;
   }
-  float* steps(int64_t panel, int vector) const { return step + (panel * N + vector) * V::lanes; }
+  int64_t first_lane(int64_t panel, int vector) const { return (panel * N + vector) * V::lanes; }
 };
 
 RNNKERNELS_END_NAMESPACE

@@ -77,8 +77,7 @@ struct HeadKernel {
 struct KernelSet {
   Isa isa;
   Dtype dtype;
-  const LayerKernel* layers;       // one per cell, in the order of Cell
-  const LayerKernel* int8_layers;  // forward alone, of weights packed as int8; null but for f32
+  const LayerKernel* layers;  // one per cell, in the order of Cell
   HeadKernel<LinearArgs> linear_forward;
   HeadKernel<LinearBackwardArgs> linear_backward;
   HeadKernel<CrossEntropyArgs> cross_entropy_forward;

@@ -7,6 +7,8 @@
 
 namespace rnnkernels::cpu {
 
-const KernelSet& kernel_set(Isa isa, Dtype dtype);  // throws std::runtime_error where it cannot run
+// Both throw std::runtime_error where it cannot run.
+const KernelSet& kernel_set(Isa isa, Dtype dtype);
+const LayerKernel& int8_kernel(Isa isa, Cell cell);  // forward alone, of weights packed as int8
 
 }  // namespace rnnkernels::cpu

@@ -1,4 +1,4 @@
-// Rows of a kernel set's table of layers, from the templates that compute them. For kernels.cpp and half_kernels.cpp, each
+// Rows of a kernel set's table of layers, from the templates that compute them. For kernels.cpp, half_kernels.cpp and int8_kernels.cpp, each
 // compiled for one ISA, which RNNKERNELS_ISA names.
 #pragma once
 

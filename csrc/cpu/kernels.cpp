@@ -2,7 +2,6 @@
 // RNNKERNELS_ISA (a namespace), RNNKERNELS_DTYPE (f32 or f64) and RNNKERNELS_REAL (its C++ type) defined.
 // It exports one symbol, kernel_set_f32() or kernel_set_f64().
 #include "heads.h"
-#include "int8.h"
 #include "kernel_table.h"
 
 RNNKERNELS_BEGIN_NAMESPACE
@@ -19,25 +18,6 @@ const cpu::LayerKernel layers[] = {
 };
 #undef RNNKERNELS_CELL
 
-// The same on weights of 8 bits, for inference.
-#define RNNKERNELS_CELL(name, Type)                    \
-  inference_kernel<ForwardLayer<R, Type, Int8Matrix>>( \
-      RNNKERNELS_NAME(name##_int8_forward, RNNKERNELS_DTYPE, RNNKERNELS_ISA), Cell::name),
-template <class R>
-const cpu::LayerKernel int8_layers[] = {
-#include "../core/cells.inc"
-};
-#undef RNNKERNELS_CELL
-
-template <class R>
-constexpr const cpu::LayerKernel* int8_layers_or_null() {
-  if constexpr (sizeof(R) == sizeof(float)) {
-    return int8_layers<R>;
-  } else {
-    return nullptr;
-  }
-}
-
 template <class Head>
 constexpr cpu::HeadKernel<typename Head::Args> head(const char* name) {
   return {name, Head::scratch, Head::run};
@@ -48,7 +28,6 @@ const cpu::KernelSet set = {
     Isa::RNNKERNELS_ISA,
     Dtype::RNNKERNELS_DTYPE,
     layers,
-    int8_layers_or_null<Real>(),
     RNNKERNELS_HEAD(linear_forward, LinearForward),
     RNNKERNELS_HEAD(linear_backward, LinearBackward),
     RNNKERNELS_HEAD(cross_entropy_forward, CrossEntropyForward),

@@ -222,8 +222,7 @@ void drop(const Problem& problem, void* y, int layer) {
 
 // The kernels of a pack, which stay those it was made for, or of a call without one.
 const LayerKernel& layer_kernel(const Problem& problem, Isa isa, bool int8) {
-  const KernelSet& set = kernel_set(isa, problem.dtype);
-  return (int8 ? set.int8_layers : set.layers)[static_cast<int>(problem.cell)];
+  return int8 ? int8_kernel(isa, problem.cell) : kernel_set(isa, problem.dtype).layers[static_cast<int>(problem.cell)];
 }
 
 }  // namespace

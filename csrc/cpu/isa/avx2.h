@@ -171,6 +171,8 @@ template <>
 struct Vec<int8_t> {
   static constexpr int lanes = 8;
   static constexpr int group = 2;
+  using Left = int16_t;
+  static constexpr int offset = 0;
   static constexpr int accumulators = 10;  // as many as leave room for four of these
 
   __m256i v;  // as int16
@@ -196,6 +198,9 @@ struct Vec<int32_t> {
   Vec(Ints x) : v(x) {}
   explicit Vec(int x) : v(reinterpret_cast<Ints>(_mm256_set1_epi32(x))) {}
 
+  static Vec load(const int32_t* p) {
+    return reinterpret_cast<Ints>(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
   friend Vec add_products(Vec sum, Vec<int8_t> a, Vec<int8_t> b) {
     return sum.v + reinterpret_cast<Ints>(_mm256_madd_epi16(a.v, b.v));
   }

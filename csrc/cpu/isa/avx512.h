@@ -131,40 +131,4 @@ struct Vec<uint16_t> {
   }
 };
 
-// Weights of 8 bits, a group of neighbours of their row in each lane of floats, and their sums of products (int8.h).
-template <>
-struct Vec<int8_t> {
-  static constexpr int lanes = 16;
-  static constexpr int group = 2;
-  static constexpr int accumulators = 24;
-
-  __m512i v;  // as int16
-  Vec(__m512i x) : v(x) {}
-
-  static Vec load(const int8_t* p) {
-    return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-  }
-  static Vec broadcast(const int16_t* p) {  // one group to all lanes
-    int32_t both;
-    __builtin_memcpy(&both, p, sizeof both);
-    return _mm512_set1_epi32(both);
-  }
-};
-
-template <>
-struct Vec<int32_t> {
-  static constexpr int lanes = 16;
-  using Ints = int32_t __attribute__((vector_size(64)));  // g++ 12 copies and spills sums of type __m512i
-
-  Ints v;
-  Vec() = default;
-  Vec(Ints x) : v(x) {}
-  explicit Vec(int x) : v(reinterpret_cast<Ints>(_mm512_set1_epi32(x))) {}
-
-  friend Vec add_products(Vec sum, Vec<int8_t> a, Vec<int8_t> b) {
-    return sum.v + reinterpret_cast<Ints>(_mm512_madd_epi16(a.v, b.v));
-  }
-  Vec<float> to_float() const { return _mm512_cvtepi32_ps(reinterpret_cast<__m512i>(v)); }
-};
-
 RNNKERNELS_END_NAMESPACE

@@ -151,6 +151,8 @@ template <>
 struct Vec<int8_t> {
   static constexpr int lanes = 4;
   static constexpr int group = 2;
+  using Left = int16_t;
+  static constexpr int offset = 0;
   static constexpr int accumulators = 20;
 
   int16x8_t v;
@@ -173,6 +175,7 @@ struct Vec<int32_t> {
   Vec(int32x4_t x) : v(x) {}
   explicit Vec(int x) : v(vdupq_n_s32(x)) {}
 
+  static Vec load(const int32_t* p) { return vld1q_s32(p); }
   friend Vec add_products(Vec sum, Vec<int8_t> a, Vec<int8_t> b) {
     const int32x4_t low = vmull_s16(vget_low_s16(a.v), vget_low_s16(b.v)), high = vmull_high_s16(a.v, b.v);
     return vaddq_s32(sum.v, vpaddq_s32(low, high));

@@ -90,6 +90,8 @@ template <>
 struct Vec<int8_t> {
   static constexpr int lanes = 1;
   static constexpr int group = 2;
+  using Left = int16_t;
+  static constexpr int offset = 0;
   static constexpr int accumulators = 12;
 
   int32_t v[group];
@@ -107,6 +109,7 @@ struct Vec<int32_t> {
   Vec() = default;
   explicit Vec(int x) : v(x) {}
 
+  static Vec load(const int32_t* p) { return Vec(*p); }
   friend Vec add_products(Vec sum, Vec<int8_t> a, Vec<int8_t> b) {
     return Vec(sum.v + a.v[0] * b.v[0] + a.v[1] * b.v[1]);
   }
