@@ -1,63 +1,202 @@
-// Runs a layer step by step on arrays from standard input, for tests/emu/test_stepwise.py: words cell, T, B, I, H, then x, w_ih,
-// w_hh, b_ih, b_hh, h0, c0 in float32. Writes y (T, B, H) and c_n (B, H). `stepwise ORDER SEED` names the emulator's order.
-#include "../../csrc/cuda/stepwise.cuh"
+// Runs layers of the stepwise tier, forward and backward, on problems from standard input, for tests/emu/stepwise.py, which
+// writes and reads them. `stepwise ORDER SEED` names the emulator's order; `stepwise time N` prints what N calls take.
+//
+// A problem is its sizes and flags in words of 64 bits, then arrays: each the count of its bytes, -1 where it is absent, and the
+// bytes. Results come back as arrays in the same way.
+#include "../../csrc/cuda/stepwise.h"
 
 #include "harness.h"
 
+using namespace rnnkernels;
 using namespace rnnkernels::cuda;
 using namespace harness;
 
 namespace {
 
-std::vector<float> read(size_t count) {
-  std::vector<float> values(count);
-  expect(std::fread(values.data(), sizeof(float), count, stdin) == count, "the input ends early");
-  return values;
+struct Header {
+  int64_t cell, number, T, B, I, H;
+  int64_t reverse, bias_per_sequence, transposed_w_ih, accumulate;
+};
+using Bytes = std::vector<unsigned char>;
+
+bool read(void* to, size_t bytes) { return std::fread(to, 1, bytes, stdin) == bytes; }
+
+void write(const void* from, size_t bytes) {
+  expect(std::fwrite(from, 1, bytes, stdout) == bytes, "no output");
 }
 
-void write(const std::vector<float>& values) {
-  expect(std::fwrite(values.data(), sizeof(float), values.size(), stdout) == values.size(), "no output");
-}
-
-template <class Cell>
-void run(int T, int B, int I, int H) {
-  const size_t G = Cell::gates, state = static_cast<size_t>(B) * H, input = static_cast<size_t>(B) * I;
-  const DeviceArray<float> x(read(T * input)), w_ih(read(G * H * I)), w_hh(read(G * H * H));
-  const DeviceArray<float> b_ih(read(G * H)), b_hh(read(G * H)), h0(read(state)), c(read(state)), y(T * state);
-  LaunchShape shape;
-  shape.grid = StepTile::grid(B, H);
-  shape.block = StepTile::threads;
-  shape.shared_bytes = StepTile::shared_bytes(Cell::slots);
-  for (int t = 0; t < T; ++t) {
-    const float* h_prev = t ? y.get() + (t - 1) * state : h0.get();
-    const StepArguments step = {x.get() + t * input, h_prev,  c.get(), w_ih.get(), w_hh.get(), b_ih.get(), b_hh.get(),
-                                y.get() + t * state, c.get(), B,       I,          H};
-    launch("step_forward_f32", shape, step_forward_f32<Cell>, step);
+// An array of the device, or none.
+class Array {
+ public:
+  static Array received() {
+    int64_t bytes;
+    expect(read(&bytes, sizeof bytes), "the input ends early");
+    if (bytes < 0) return Array();
+    Bytes data(static_cast<size_t>(bytes));
+    expect(read(data.data(), data.size()), "the input ends early");
+    return Array(data);
   }
-  write(y.host());
-  write(c.host());
+  static Array result(bool wanted, int64_t bytes, bool zeros) {
+    return wanted ? Array(Bytes(static_cast<size_t>(bytes), zeros ? 0 : 0xff)) : Array();
+  }
+  void send() const {
+    const Bytes data = memory_ ? memory_->host() : Bytes();
+    const int64_t bytes = memory_ ? static_cast<int64_t>(data.size()) : -1;
+    write(&bytes, sizeof bytes);
+    if (memory_) write(data.data(), data.size());
+  }
+  void* get() const { return memory_ ? memory_->get() : nullptr; }
+
+ private:
+  Array() = default;
+  explicit Array(const Bytes& data) : memory_(std::make_unique<DeviceArray<unsigned char>>(data)) {}
+  std::unique_ptr<DeviceArray<unsigned char>> memory_;
+};
+
+int timed_calls = 0;  // 0: results are asked for, not times
+
+#ifndef RNNKERNELS_EMULATOR
+// Median milliseconds of a call, replayed from a graph.
+template <class Call>
+float time_of(Call call) {
+  cudaStream_t stream;
+  check(cudaStreamCreate(&stream), "cudaStreamCreate");
+  cudaGraph_t graph;
+  cudaGraphExec_t replay;
+  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), "cudaStreamBeginCapture");
+  call(stream);
+  check(cudaStreamEndCapture(stream, &graph), "cudaStreamEndCapture");
+  check(cudaGraphInstantiate(&replay, graph, 0), "cudaGraphInstantiate");
+  cudaEvent_t begin, end;
+  check(cudaEventCreate(&begin), "cudaEventCreate");
+  check(cudaEventCreate(&end), "cudaEventCreate");
+  std::vector<float> times;
+  for (int i = 0; i < timed_calls; ++i) {
+    check(cudaEventRecord(begin, stream), "cudaEventRecord");
+    check(cudaGraphLaunch(replay, stream), "cudaGraphLaunch");
+    check(cudaEventRecord(end, stream), "cudaEventRecord");
+    check(cudaEventSynchronize(end), "cudaEventSynchronize");
+    times.push_back(0);
+    check(cudaEventElapsedTime(&times.back(), begin, end), "cudaEventElapsedTime");
+  }
+  check(cudaGraphExecDestroy(replay), "cudaGraphExecDestroy");
+  check(cudaGraphDestroy(graph), "cudaGraphDestroy");
+  check(cudaStreamDestroy(stream), "cudaStreamDestroy");
+  std::sort(times.begin(), times.end());
+  return times[times.size() / 2];
+}
+#endif
+
+// A pass on a workspace of just the size it asks for.
+template <template <class, class> class Pass, class Cell, class Number, class Call>
+void run_pass([[maybe_unused]] const char* name, const Call& call) {
+  Workspace count;
+  Pass<Cell, Number>(call, count, nullptr).run();
+  DeviceArray<unsigned char> memory(static_cast<size_t>(count.bytes()));
+  check(cudaMemset(memory.get(), 0xff, static_cast<size_t>(count.bytes())), "cudaMemset");  // NaN, if read
+  auto queue = [&](cudaStream_t stream) {
+    Workspace workspace(memory.get());
+    Pass<Cell, Number>(call, workspace, stream).run();
+    expect(workspace.bytes() == count.bytes(), "another size was counted");
+  };
+#ifndef RNNKERNELS_EMULATOR
+  if (timed_calls) {
+    std::printf("{\"pass\": \"%s\", \"ms\": %.5f, \"workspace\": %lld}\n", name, time_of(queue),
+                static_cast<long long>(count.bytes()));
+    return;
+  }
+#endif
+  queue(nullptr);
+  check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
 }
 
-void choose_order([[maybe_unused]] int argc, [[maybe_unused]] char** argv) {
-#ifdef RNNKERNELS_EMULATOR
+template <class Cell, class Number>
+void run(const Header& p) {
+  constexpr int64_t size = sizeof(typename Number::T), wide = sizeof(typename Number::Real), G = Cell::gates;
+  enum { X, IDS, W_IH, W_HH, B_IH, B_HH, H0, C0, LENGTHS, DY, DH_N, DC_N, inputs };
+  std::vector<Array> in;
+  for (int i = 0; i < inputs; ++i) in.push_back(Array::received());
+  const bool c = Cell::has_c, again = p.accumulate;
+  const int64_t rows = p.T * p.B, state = p.B * p.H;
+  const Array y = Array::result(true, rows * p.H * size, false), h_n = Array::result(true, state * size, false);
+  const Array c_n = Array::result(c, state * wide, false);
+  const Array gates = Array::result(Cell::saved_gates > 0, rows * Cell::saved_gates * p.H * size, false);
+  const Array saved_c = Array::result(c, rows * p.H * wide, false), h = Array::result(true, rows * p.H * size, false);
+  const Array dx = Array::result(!in[IDS].get(), rows * p.I * size, again);
+  const Array dw_ih = Array::result(true, G * p.H * p.I * size, again);
+  const Array dw_hh = Array::result(true, G * p.H * p.H * size, again);
+  const int64_t biases = p.bias_per_sequence ? p.B : 1;
+  const Array db_ih = Array::result(in[B_IH].get(), biases * G * p.H * size, again);
+  const Array db_hh = Array::result(in[B_HH].get(), G * p.H * size, again);
+  const Array dh0 = Array::result(true, state * size, again), dc0 = Array::result(c, state * wide, again);
+
+  Problem problem = {};
+  problem.T = p.T, problem.B = p.B, problem.I = p.I, problem.H = p.H;
+  problem.layers = problem.directions = 1;
+  problem.lengths = static_cast<const int64_t*>(in[LENGTHS].get());
+  problem.ids = static_cast<const int64_t*>(in[IDS].get());
+  Weights w = {in[W_IH].get(), in[W_HH].get(), in[B_IH].get(), in[B_HH].get(), p.I, 1, p.bias_per_sequence != 0};
+  if (p.transposed_w_ih) w.w_ih_row_stride = 1, w.w_ih_col_stride = G * p.H;
+  const LayerForward forward = {w,         in[H0].get(), in[C0].get(),  h_n.get(), c_n.get(),
+                                gates.get(), saved_c.get(), h.get()};
+  LayerBackward backward = {};
+  backward.weights = w;
+  backward.h0 = in[H0].get(), backward.c0 = in[C0].get();
+  backward.gates = gates.get(), backward.c = saved_c.get(), backward.h = h.get();
+  backward.dh_n = in[DH_N].get(), backward.dc_n = in[DC_N].get();
+  backward.dw_ih = dw_ih.get(), backward.dw_hh = dw_hh.get(), backward.db_ih = db_ih.get(), backward.db_hh = db_hh.get();
+  backward.dw_ih_row_stride = w.w_ih_row_stride, backward.dw_ih_col_stride = w.w_ih_col_stride;
+  backward.dh0 = dh0.get(), backward.dc0 = dc0.get();
+
+  const bool reverse = p.reverse;
+  const ForwardCall forward_call = {&problem, &forward, p.I, reverse, in[X].get(), y.get(), p.H};
+  const BackwardCall backward_call = {&problem, &backward, p.I, reverse,      in[X].get(), in[DY].get(),
+                                      p.H,      dx.get(),  again, again};
+  run_pass<StepwiseForward, Cell, Number>("forward", forward_call);
+  for (int i = 0; i <= again; ++i) run_pass<StepwiseBackward, Cell, Number>("backward", backward_call);
+  if (timed_calls) return;
+  const Array* results[] = {&y, &h_n, &c_n, &gates, &saved_c, &h, &dx, &dw_ih, &dw_hh, &db_ih, &db_hh, &dh0, &dc0};
+  for (const Array* array : results) array->send();
+}
+
+template <class Number>
+void run_cell(const Header& header) {
+  switch (static_cast<Cell>(header.cell)) {
+#define RNNKERNELS_CELL(name, type) \
+  case Cell::name:                  \
+    return run<type, Number>(header);
+#include "../../csrc/core/cells.inc"
+#undef RNNKERNELS_CELL
+  }
+}
+
+void choose(int argc, char** argv) {
   const std::string order = argc > 1 ? argv[1] : "round_robin";
+  [[maybe_unused]] const auto number = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 0;
+#ifdef RNNKERNELS_EMULATOR
   emu::options().order = order == "random"    ? emu::Order::random
                          : order == "reverse" ? emu::Order::reverse
                                               : emu::Order::round_robin;
-  emu::options().seed = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 0;
+  emu::options().seed = number;
+#else
+  if (order == "time") timed_calls = static_cast<int>(number);
 #endif
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  choose_order(argc, argv);
+  choose(argc, argv);
+  void (*const numbers[])(const Header&) = {
+#ifdef ONLY_NUMBER  // for a look at one type's kernels
+      run_cell<ONLY_NUMBER>
+#else
+      run_cell<NumberF64>, run_cell<NumberF32>, run_cell<NumberTf32>, run_cell<NumberBf16>, run_cell<NumberF16>
+#endif
+  };
   try {
-    int size[5];
-    expect(std::fread(size, sizeof(int), 5, stdin) == 5, "no sizes");
-    void (*const cells[])(int, int, int, int) = {run<rnnkernels::Lstm>, run<rnnkernels::Gru>, run<rnnkernels::RnnTanh>,
-                                                 run<rnnkernels::RnnRelu>};
-    cells[size[0]](size[1], size[2], size[3], size[4]);
+    Header header;
+    while (read(&header, sizeof header)) numbers[header.number](header);
     return 0;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());

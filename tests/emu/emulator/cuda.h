@@ -2,7 +2,8 @@
 // Templates here are compiled with the kernels, so that sanitizers see what they read and write.
 #pragma once
 
-#include <cmath>
+#include <math.h>  // all overloads of the global functions, as nvcc has them
+
 #include <cstring>
 #include <type_traits>
 
@@ -161,6 +162,16 @@ inline unsigned __float_as_uint(float x) {
 }
 inline float __uint_as_float(unsigned bits) {
   float x;
+  std::memcpy(&x, &bits, sizeof x);
+  return x;
+}
+inline long long __double_as_longlong(double x) {
+  long long bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+inline double __longlong_as_double(long long bits) {
+  double x;
   std::memcpy(&x, &bits, sizeof x);
   return x;
 }

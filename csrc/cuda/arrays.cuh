@@ -1,0 +1,245 @@
+// Kernels around the products of the stepwise tier: operands in the form that products want, token ids, sums over steps.
+#pragma once
+
+#include "number.cuh"
+
+namespace rnnkernels::cuda {
+
+constexpr int array_threads = 256;
+
+// The sequences of a call: which steps they have, and what comes before each in the direction that they run.
+struct Sequences {
+  const int64_t* lengths;  // (B), or null: all T
+  int64_t T;
+  int B;
+  bool reverse;
+
+  __device__ __forceinline__ int64_t length(int b) const { return lengths ? lengths[b] : T; }
+  __device__ __forceinline__ bool has(int64_t t, int b) const { return t < length(b); }
+  // Whether a step comes before t; it is t - 1, or t + 1 in reverse.
+  __device__ __forceinline__ bool has_before(int64_t t, int b) const { return reverse ? has(t + 1, b) : t > 0; }
+  __device__ __forceinline__ int64_t before(int64_t t) const { return reverse ? t + 1 : t - 1; }
+};
+
+// ---- rows by number, null for one of zeros. Row i of a chunk of steps is sequence i % B of step i / B
+
+template <class E>
+struct PlainRows {
+  const E* data;
+  int64_t stride;
+  __device__ __forceinline__ const E* row(uint32_t i) const { return data + i * stride; }
+};
+
+template <class E>
+struct StepRows {  // of x: padding is not read
+  const E* data;
+  int64_t stride, first_step;
+  Sequences sequences;
+  __device__ __forceinline__ const E* row(uint32_t i) const {
+    const int64_t t = first_step + i / sequences.B;
+    const int b = static_cast<int>(i % sequences.B);
+    return sequences.has(t, b) ? data + (t * sequences.B + b) * stride : nullptr;
+  }
+};
+
+template <class E>
+struct PreviousRows {  // what h was before a step
+  const E *h, *h0;
+  int64_t H, first_step;
+  Sequences sequences;
+  __device__ __forceinline__ const E* row(uint32_t i) const {
+    const int64_t t = first_step + i / sequences.B;
+    const int b = static_cast<int>(i % sequences.B);
+    if (!sequences.has(t, b)) return nullptr;
+    if (sequences.has_before(t, b)) return h + (sequences.before(t) * sequences.B + b) * H;
+    return h0 ? h0 + b * H : nullptr;
+  }
+};
+
+// The rows of one gate after the other, each gate's padded with zeros.
+template <class E>
+struct GateRows {
+  const E* w;
+  int64_t stride;
+  uint32_t H, padded;
+  __device__ __forceinline__ const E* row(uint32_t i) const {
+    const uint32_t gate = i / padded, unit = i % padded;
+    return unit < H ? w + (static_cast<int64_t>(gate) * H + unit) * stride : nullptr;
+  }
+};
+
+// to (columns, stride): to[c][r] = from.row(r)[c], and zeros from r = rows on.
+template <class To, class From>
+__global__ void __launch_bounds__(array_threads) transpose(To* to, int64_t stride, From from, int64_t rows,
+                                                           int64_t columns) {
+  constexpr int side = 32, lines = array_threads / side;
+  SharedMemory memory;
+  To* tile = memory.take<To>(side * (side + 1));
+  const int along = threadIdx.x % side, across = threadIdx.x / side;
+  const int64_t first_row = static_cast<int64_t>(blockIdx.x) * side;
+  const int64_t first_column = static_cast<int64_t>(blockIdx.y) * side;
+  for (int i = across; i < side; i += lines) {
+    const int64_t r = first_row + i, c = first_column + along;
+    const auto* row = r < rows && c < columns ? from.row(static_cast<uint32_t>(r)) : nullptr;
+    tile[i * (side + 1) + along] = row ? widen(row[c]) : 0;
+  }
+  __syncthreads();
+  for (int i = across; i < side; i += lines) {
+    const int64_t r = first_row + along, c = first_column + i;
+    if (r < stride && c < columns) to[c * stride + r] = tile[along * (side + 1) + i];
+  }
+}
+
+// to[r][c] (+)= from[r][c], and zeros from c = columns to to_columns.
+template <class To, class From>
+__global__ void __launch_bounds__(array_threads) copy_rows(To* to, int64_t to_stride, int64_t to_columns,
+                                                           const From* from, int64_t from_stride, int64_t rows,
+                                                           int64_t columns, bool accumulate) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * array_threads + threadIdx.x;
+  const int64_t r = i / to_columns, c = i % to_columns;
+  if (r >= rows) return;
+  To& element = to[r * to_stride + c];
+  auto value = c < columns ? widen(from[r * from_stride + c]) : 0;
+  if (accumulate) value += widen(element);
+  narrow(value, element);
+}
+
+// What products of x begin with: b_ih, of each sequence if it says so, and b_hh where x and h go into one sum.
+template <class T>
+struct Biases {
+  const T *ih, *hh;
+  int64_t rows;    // G*H
+  int64_t shared;  // rows whose sum h goes into, too
+  int B;
+  bool per_sequence;
+
+  __device__ __forceinline__ Wide<T> at(int64_t j, uint32_t i) const {
+    Wide<T> sum = 0;
+    if (ih) sum = widen(ih[per_sequence ? i % B * rows + j : j]);
+    if (hh && j < shared) sum += widen(hh[j]);
+    return sum;
+  }
+};
+
+// ---- what gemm begins and ends with
+
+template <class T>
+struct ProjectInput {  // xg (steps*B, G*H)
+  Wide<T>* xg;
+  Biases<T> biases;
+  __device__ __forceinline__ Wide<T> begin(int64_t m, int64_t n) const {
+    return biases.at(m, static_cast<uint32_t>(n));
+  }
+  __device__ __forceinline__ void end(int64_t m, int64_t n, Wide<T> sum) const { xg[n * biases.rows + m] = sum; }
+};
+
+template <class T>
+struct StoreRows {  // out[n][m] (+)= sum
+  T* out;
+  int64_t stride;
+  bool accumulate;
+  __device__ __forceinline__ Wide<T> begin(int64_t, int64_t) const { return 0; }
+  __device__ __forceinline__ void end(int64_t m, int64_t n, Wide<T> sum) const {
+    T& element = out[n * stride + m];
+    narrow(accumulate ? widen(element) + sum : sum, element);
+  }
+};
+
+template <class Real>
+struct ContinueGates {  // out[gate][unit][m], n = gate * padded + unit; a sum of chunks goes on where it stood
+  Real* out;
+  int64_t stride;
+  uint32_t H, padded;
+  __device__ __forceinline__ Real* at(int64_t m, int64_t n) const {
+    const uint32_t gate = static_cast<uint32_t>(n) / padded, unit = static_cast<uint32_t>(n) % padded;
+    return unit < H ? out + (static_cast<int64_t>(gate) * H + unit) * stride + m : nullptr;
+  }
+  __device__ __forceinline__ Real begin(int64_t m, int64_t n) const {
+    const Real* element = at(m, n);
+    return element ? *element : 0;
+  }
+  __device__ __forceinline__ void end(int64_t m, int64_t n, Real sum) const {
+    if (Real* element = at(m, n)) *element = sum;
+  }
+};
+
+// ---- token ids
+
+// xg of ids: the product with a one-hot x is a column of w_ih.
+template <class T>
+__global__ void __launch_bounds__(array_threads) gather_inputs(Wide<T>* xg, Biases<T> biases, const T* w_ih,
+                                                               int64_t row_stride, int64_t column_stride,
+                                                               const int64_t* ids, int64_t first_step, int64_t rows,
+                                                               Sequences sequences) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * array_threads + threadIdx.x;
+  const int64_t row = i / biases.rows, j = i % biases.rows;
+  if (row >= rows) return;
+  const int64_t t = first_step + row / sequences.B;
+  const int b = static_cast<int>(row % sequences.B);
+  if (!sequences.has(t, b)) return;  // whatever stands there is not read
+  const int64_t id = ids[t * sequences.B + b];
+  xg[i] = biases.at(j, static_cast<uint32_t>(row)) + widen(w_ih[j * row_stride + id * column_stride]);
+}
+
+// dw (I, G*H), the transpose, += rows of d whose id it is, in ascending order. A block has one id and array_threads rows of gates.
+template <class Real>
+__global__ void __launch_bounds__(array_threads) scatter_gradients(Real* dw, const Real* d, int64_t d_stride, uint32_t H,
+                                                                   uint32_t padded, int gates, const int64_t* ids,
+                                                                   int64_t first_step, int64_t rows,
+                                                                   Sequences sequences) {
+  SharedMemory memory;
+  int* matches = memory.take<int>(array_threads);
+  const int64_t id = blockIdx.x;
+  const int64_t j = static_cast<int64_t>(blockIdx.y) * array_threads + threadIdx.x;
+  const bool owns = j < static_cast<int64_t>(gates) * H;
+  const int64_t column = owns ? j / H * padded + j % H : 0;
+  Real sum = owns ? dw[id * gates * H + j] : 0;
+  for (int64_t first = 0; first < rows; first += array_threads) {
+    const int64_t row = first + threadIdx.x;
+    const int64_t t = first_step + row / sequences.B;
+    const int b = static_cast<int>(row % sequences.B);
+    const bool match = row < rows && sequences.has(t, b) && ids[t * sequences.B + b] == id;
+    matches[threadIdx.x] = match;
+    if (!__syncthreads_or(match)) continue;
+    for (int i = 0; i < array_threads; ++i)
+      if (matches[i] && owns) sum += d[(first + i) * d_stride + column];
+    __syncthreads();
+  }
+  if (owns) dw[id * gates * H + j] = sum;
+}
+
+// to (rows, columns) of any strides (+)= from^T, from (columns, rows).
+template <class T>
+__global__ void __launch_bounds__(array_threads) copy_transposed(T* to, int64_t row_stride, int64_t column_stride,
+                                                                 const Wide<T>* from, int64_t rows, int64_t columns,
+                                                                 bool accumulate) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * array_threads + threadIdx.x;
+  const int64_t c = i / rows, r = i % rows;
+  if (c >= columns) return;
+  T& element = to[r * row_stride + c * column_stride];
+  narrow(accumulate ? widen(element) + from[i] : from[i], element);
+}
+
+// ---- sums over rows in a fixed order
+
+// sums[group][c] += d[r][c] over the rows r = group, group + groups, ...: one group for a bias, one a sequence for a bias of each.
+template <class Real>
+__global__ void __launch_bounds__(array_threads) sum_rows(Real* sums, const Real* d, int64_t d_stride, int64_t rows,
+                                                          int64_t columns, int64_t groups) {
+  constexpr int side = 32, lines = array_threads / side;
+  SharedMemory memory;
+  Real* parts = memory.take<Real>(array_threads);
+  const int64_t c = static_cast<int64_t>(blockIdx.y) * side + threadIdx.x % side, group = blockIdx.x;
+  const int line = threadIdx.x / side;
+  Real part = 0;
+  if (c < columns)
+    for (int64_t r = group + line * groups; r < rows; r += lines * groups) part += d[r * d_stride + c];
+  parts[threadIdx.x] = part;
+  __syncthreads();
+  if (line || c >= columns) return;
+  Real sum = sums[group * columns + c];
+  for (int i = 0; i < lines; ++i) sum += parts[i * side + threadIdx.x];
+  sums[group * columns + c] = sum;
+}
+
+}  // namespace rnnkernels::cuda
