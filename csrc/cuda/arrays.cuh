@@ -56,15 +56,22 @@ struct PreviousRows {  // what h was before a step
   }
 };
 
-// The rows of one gate after the other, each gate's padded with zeros.
+// Which gate each slot of d is of, 4 bits each: nvcc knows no array of constants by an index.
+struct GateOrder {
+  uint32_t packed;
+  __device__ __forceinline__ uint32_t gate(uint32_t slot) const { return packed >> 4 * slot & 15; }
+};
+
+// The rows of w of one slot's gate after the other, each gate's padded with zeros.
 template <class E>
 struct GateRows {
   const E* w;
   int64_t stride;
   uint32_t H, padded;
+  GateOrder order;
   __device__ __forceinline__ const E* row(uint32_t i) const {
-    const uint32_t gate = i / padded, unit = i % padded;
-    return unit < H ? w + (static_cast<int64_t>(gate) * H + unit) * stride : nullptr;
+    const uint32_t slot = i / padded, unit = i % padded;
+    return unit < H ? w + (static_cast<int64_t>(order.gate(slot)) * H + unit) * stride : nullptr;
   }
 };
 
@@ -146,13 +153,14 @@ struct StoreRows {  // out[n][m] (+)= sum
 };
 
 template <class Real>
-struct ContinueGates {  // out[gate][unit][m], n = gate * padded + unit; a sum of chunks goes on where it stood
+struct ContinueGates {  // out[gate][unit][m], n = slot * padded + unit; a sum of chunks goes on where it stood
   Real* out;
   int64_t stride;
   uint32_t H, padded;
+  GateOrder order;
   __device__ __forceinline__ Real* at(int64_t m, int64_t n) const {
-    const uint32_t gate = static_cast<uint32_t>(n) / padded, unit = static_cast<uint32_t>(n) % padded;
-    return unit < H ? out + (static_cast<int64_t>(gate) * H + unit) * stride + m : nullptr;
+    const uint32_t slot = static_cast<uint32_t>(n) / padded, unit = static_cast<uint32_t>(n) % padded;
+    return unit < H ? out + (static_cast<int64_t>(order.gate(slot)) * H + unit) * stride + m : nullptr;
   }
   __device__ __forceinline__ Real begin(int64_t m, int64_t n) const {
     const Real* element = at(m, n);
@@ -160,6 +168,24 @@ struct ContinueGates {  // out[gate][unit][m], n = gate * padded + unit; a sum o
   }
   __device__ __forceinline__ void end(int64_t m, int64_t n, Real sum) const {
     if (Real* element = at(m, n)) *element = sum;
+  }
+};
+
+// Sums of parts of k, each by itself: (parts, N, M).
+template <class Real>
+struct Partials {
+  const Real* data;
+  int64_t part_stride, stride;
+  int parts;
+
+  __device__ __forceinline__ Real at(int64_t m, int64_t n) const {  // added up in their order
+    Real sum = 0;
+    for (int i = 0; i < parts; ++i) sum += data[i * part_stride + n * stride + m];
+    return sum;
+  }
+  __device__ __forceinline__ Real begin(int64_t, int64_t) const { return 0; }
+  __device__ __forceinline__ void end(int64_t m, int64_t n, Real sum) const {
+    const_cast<Real*>(data)[blockIdx.z * part_stride + n * stride + m] = sum;
   }
 };
 
@@ -184,7 +210,8 @@ __global__ void __launch_bounds__(array_threads) gather_inputs(Wide<T>* xg, Bias
 // dw (I, G*H), the transpose, += rows of d whose id it is, in ascending order. A block has one id and array_threads rows of gates.
 template <class Real>
 __global__ void __launch_bounds__(array_threads) scatter_gradients(Real* dw, const Real* d, int64_t d_stride, uint32_t H,
-                                                                   uint32_t padded, int gates, const int64_t* ids,
+                                                                   uint32_t padded, int gates, GateOrder order,
+                                                                   const int64_t* ids,
                                                                    int64_t first_step, int64_t rows,
                                                                    Sequences sequences) {
   SharedMemory memory;
@@ -193,7 +220,8 @@ __global__ void __launch_bounds__(array_threads) scatter_gradients(Real* dw, con
   const int64_t j = static_cast<int64_t>(blockIdx.y) * array_threads + threadIdx.x;
   const bool owns = j < static_cast<int64_t>(gates) * H;
   const int64_t column = owns ? j / H * padded + j % H : 0;
-  Real sum = owns ? dw[id * gates * H + j] : 0;
+  Real* element = dw + id * gates * H + (owns ? order.gate(static_cast<uint32_t>(j / H)) * H + j % H : 0);
+  Real sum = owns ? *element : 0;
   for (int64_t first = 0; first < rows; first += array_threads) {
     const int64_t row = first + threadIdx.x;
     const int64_t t = first_step + row / sequences.B;
@@ -205,7 +233,7 @@ __global__ void __launch_bounds__(array_threads) scatter_gradients(Real* dw, con
       if (matches[i] && owns) sum += d[(first + i) * d_stride + column];
     __syncthreads();
   }
-  if (owns) dw[id * gates * H + j] = sum;
+  if (owns) *element = sum;
 }
 
 // to (rows, columns) of any strides (+)= from^T, from (columns, rows).

@@ -115,15 +115,17 @@ struct Mma {
 #pragma unroll
         for (int half = 0; half < 2; ++half)
           columns[tile][half] = Kind::operand(b_row[tile * 8 * row_words + word + half * 4]);
+      uint32_t rows[groups][4];
 #pragma unroll
       for (int group = 0; group < groups; ++group) {
-        uint32_t rows[4];
-        load_matrix_x4(rows, a_row + group * 16 * row_words + word);
+        load_matrix_x4(rows[group], a_row + group * 16 * row_words + word);
 #pragma unroll
-        for (int i = 0; i < 4; ++i) rows[i] = Kind::operand(rows[i]);
-#pragma unroll
-        for (int tile = 0; tile < tiles; ++tile) Kind::mma(sum[group][tile], rows, columns[tile]);
+        for (int i = 0; i < 4; ++i) rows[group][i] = Kind::operand(rows[group][i]);
       }
+#pragma unroll
+      for (int group = 0; group < groups; ++group)
+#pragma unroll
+        for (int tile = 0; tile < tiles; ++tile) Kind::mma(sum[group][tile], rows[group], columns[tile]);
     }
   }
 };

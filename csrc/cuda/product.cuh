@@ -2,7 +2,7 @@
 // cp.async fills while the block multiplies.
 //
 // Rows begin at multiples of 16 bytes, and from K to the next such multiple they hold zeros: whoever makes an operand
-// sees to it (copy_rows and transpose in arrays.cuh). So no edge needs code here but the last tile's.
+// sees to it (copy_rows and transpose in arrays.cuh). So no edge needs code here but the end of k.
 #pragma once
 
 #include "number.cuh"
@@ -14,9 +14,6 @@ template <class E>
 struct Rows {
   const E* data;
   int64_t stride, count;
-
-  __device__ __forceinline__ Rows from(int64_t first) const { return {data + first * stride, stride, count - first}; }
-  __device__ __forceinline__ const E* row(int i) const { return i < count ? data + i * stride : nullptr; }
 };
 
 template <class Math, int groups, int tiles>
@@ -26,31 +23,33 @@ struct Product {
 
   static constexpr int threads = 128, stages = 4;
   static constexpr int rows = 16 * groups, columns = 8 * tiles * threads / 32;
-  static constexpr size_t shared_words = static_cast<size_t>(stages) * (rows + columns) * row_words;
+  static constexpr int depth = words_of_depth * sizeof(uint32_t) / sizeof(Element);  // of k
+  static constexpr int stage_words = (rows + columns) * row_words;
+  static constexpr size_t shared_words = static_cast<size_t>(stages) * stage_words;
   static constexpr size_t shared_bytes = shared_words * sizeof(uint32_t);
 
   Sum sum[groups][tiles][4];
 
-  // sum += a b^T over k < K. A and B: row(i), null for a row of zeros.
-  template <class A, class B>
-  __device__ __forceinline__ void add(const A& a, const B& b, int64_t K, uint32_t* shared) {
-    constexpr int depth = words_of_depth * sizeof(uint32_t) / sizeof(Element);
-    const int64_t steps = (K + depth - 1) / depth;
-    auto fill = [&](int64_t step) {
+  // sum += a b^T over k in [first, end), from row m of a and row n of b on.
+  __device__ __forceinline__ void add(const Rows<Element>& a, int64_t m, const Rows<Element>& b, int64_t n, int first,
+                                      int end, uint32_t* shared) {
+    const Feed<rows> feed_a(a, m);
+    const Feed<columns> feed_b(b, n);
+    const int steps = (end - first + depth - 1) / depth;
+    auto fill = [&](int step) {
       if (step < steps) {
-        uint32_t* tile = shared + step % stages * (rows + columns) * row_words;
-        fill_tile<rows>(tile, a, step * depth, K);
-        fill_tile<columns>(tile + rows * row_words, b, step * depth, K);
+        uint32_t* tile = shared + step % stages * stage_words;
+        feed_a.fill(tile, first + step * depth, end);
+        feed_b.fill(tile + rows * row_words, first + step * depth, end);
       }
       copy_async_commit();
     };
-    __syncthreads();  // the product before this one has read its tiles
     for (int step = 0; step < stages - 1; ++step) fill(step);
-    for (int64_t step = 0; step < steps; ++step) {
+    for (int step = 0; step < steps; ++step) {
       copy_async_wait<stages - 2>();
       __syncthreads();  // everybody's copies for this step are there, and nobody reads the tile before it
       fill(step + stages - 1);
-      const uint32_t* tile = shared + step % stages * (rows + columns) * row_words;
+      const uint32_t* tile = shared + step % stages * stage_words;
       Math::multiply(sum, tile, tile + rows * row_words);
     }
     copy_async_wait<0>();
@@ -70,47 +69,49 @@ struct Product {
               (place.warp * tiles + tile) * 8 + place.pair * 2 + e % 2);
   }
 
-  // act(tile, e, row, column) of each sum of group 0; the other groups' stand at the same place 16 rows further on.
-  template <class Act>
-  static __device__ __forceinline__ void for_each_place(Act act) {
-    const LanePlace place;
-#pragma unroll
-    for (int tile = 0; tile < tiles; ++tile)
-#pragma unroll
-      for (int e = 0; e < 4; ++e)
-        act(tile, e, place.row + e / 2 * 8, (place.warp * tiles + tile) * 8 + place.pair * 2 + e % 2);
-  }
-
  private:
-  template <int tile_rows, class Operand>
-  static __device__ __forceinline__ void fill_tile(uint32_t* tile, const Operand& operand, int64_t k, int64_t K) {
-    constexpr int chunks = words_of_depth / 4, width = sizeof(Chunk) / sizeof(Element);
+  // The copies that a thread makes for an operand: one chunk of every 16th row. Beyond the last row it takes the last once
+  // more, whose sums nobody looks at.
+  template <int tile_rows>
+  struct Feed {
+    static constexpr int chunks = words_of_depth / 4, width = sizeof(Chunk) / sizeof(Element);
+    static constexpr int step = threads / chunks, count = tile_rows / step;
+
+    __device__ __forceinline__ Feed(const Rows<Element>& operand, int64_t first) {
 #pragma unroll
-    for (int i = static_cast<int>(threadIdx.x); i < tile_rows * chunks; i += threads) {
-      const int row = i / chunks, chunk = i % chunks;
-      const Element* from = operand.row(row);
-      const int64_t at = k + chunk * width;
-      const bool valid = from && at < K;
-      copy_async<16>(tile + row * row_words + chunk * 4, valid ? from + at : operand.data, valid);
+      for (int i = 0; i < count; ++i) {
+        const int64_t row = first + static_cast<int>(threadIdx.x) / chunks + i * step;
+        from[i] = operand.data + (row < operand.count ? row : operand.count - 1) * operand.stride;
+      }
     }
-  }
+    __device__ __forceinline__ void fill(uint32_t* tile, int k, int end) const {
+      const int chunk = static_cast<int>(threadIdx.x) % chunks, at = k + chunk * width;
+      uint32_t* to = tile + static_cast<int>(threadIdx.x) / chunks * row_words + chunk * 4;
+#pragma unroll
+      for (int i = 0; i < count; ++i)
+        copy_async<16>(to + i * step * row_words, from[i] + (at < end ? at : 0), at < end);
+    }
+
+    const Element* from[count];
+  };
 };
 
-// out(m, n) = what it begins with + sum over k of a(m, k) b(n, k).
-template <class Math, class Out>
-__global__ void __launch_bounds__(128, 1) gemm(Rows<typename Math::Element> a, Rows<typename Math::Element> b, int64_t K,
-                                            Out out) {
-  using Block = Product<Math, 4, 2>;
+// out(m, n) of each part of k = what it begins with + sum of a(m, k) b(n, k). The parts, of `part` k each, are the grid's z.
+template <class Math, int tiles, class Out>
+__global__ void __launch_bounds__(128, 1) gemm(Rows<typename Math::Element> a, Rows<typename Math::Element> b, int K,
+                                               int part, Out out) {
+  using Block = Product<Math, 4, tiles>;
   SharedMemory memory;
   uint32_t* shared = memory.take<uint32_t>(Block::shared_words);
   const int64_t first_m = static_cast<int64_t>(blockIdx.y) * Block::rows;
   const int64_t first_n = static_cast<int64_t>(blockIdx.x) * Block::columns;
+  const int first_k = static_cast<int>(blockIdx.z) * part, end_k = K - first_k < part ? K : first_k + part;
   Block block;
   block.for_each([&](auto& sum, int row, int column) {
     const int64_t m = first_m + row, n = first_n + column;
     sum = m < a.count && n < b.count ? out.begin(m, n) : 0;
   });
-  block.add(a.from(first_m), b.from(first_n), K, shared);
+  block.add(a, first_m, b, first_n, first_k, end_k, shared);
   block.for_each([&](auto& sum, int row, int column) {
     const int64_t m = first_m + row, n = first_n + column;
     if (m < a.count && n < b.count) out.end(m, n, sum);

@@ -1,5 +1,6 @@
-// A layer on the device by the stepwise tier: which kernels run, in which order, on what memory. All pointers of a call are of
-// the device. Work is queued on the caller's stream; nothing is allocated and nothing waits, so that it can be captured.
+// A layer on the device by the stepwise tier: which kernels run, in which order, on what memory. A step is one product and one
+// kernel of the cell, two of each for reset_before. All pointers of a call are of the device. Work is queued on the caller's
+// stream; nothing is allocated and nothing waits, so that it can be captured.
 //
 // Time goes in chunks, so that the workspace is bounded: x's projection a chunk of steps at a time in forward, dgates and
 // the gradients made of them in backward. Chunks follow from the sizes alone, and so do all sums.
@@ -49,6 +50,19 @@ inline int64_t steps_of_chunk(int64_t T, int64_t bytes_of_step) {
   return std::max<int64_t>(1, std::min(T, chunk_bytes / std::max<int64_t>(1, bytes_of_step)));
 }
 
+// How k is cut, in parts of whole tiles: by the sizes alone, so that sums do not depend on the device.
+struct Split {
+  int parts, part;
+};
+
+inline Split split_k(int64_t blocks, int64_t K, int64_t depth) {
+  constexpr int64_t enough_blocks = 128, most_parts = 16;
+  const int64_t tiles = std::max<int64_t>(1, (K + depth - 1) / depth);
+  const int64_t wanted = std::min({std::max<int64_t>(1, enough_blocks / std::max<int64_t>(1, blocks)), most_parts, tiles});
+  const int64_t part = (tiles + wanted - 1) / wanted;
+  return {static_cast<int>((tiles + part - 1) / part), static_cast<int>(part * depth)};
+}
+
 // What both passes need of a call and queue alike.
 template <class Number>
 class StepwisePass {
@@ -95,13 +109,56 @@ class StepwisePass {
       zero(state, p_.B * H_ * static_cast<int64_t>(sizeof(Real)));
   }
 
+  template <class Math, int tiles, class Out>
+  void multiply(const char* name, Rows<typename Math::Element> a, Rows<typename Math::Element> b, int64_t K, Split split,
+                Out out) const {
+    using Block = Product<Math, 4, tiles>;
+    if (a.count == 0 || b.count == 0) return;
+    queue(name,
+          dim3(blocks(b.count, Block::columns), blocks(a.count, Block::rows), static_cast<unsigned>(split.parts)),
+          Block::threads, Block::shared_bytes, gemm<Math, tiles, Out>, a, b, static_cast<int>(K), split.part, out);
+  }
+
+  // A product of a whole chunk.
   template <class Math, class Out>
   void multiply(const char* name, Rows<typename Math::Element> a, Rows<typename Math::Element> b, int64_t K,
                 Out out) const {
-    using Block = Product<Math, 4, 2>;
-    if (a.count == 0 || b.count == 0) return;
-    queue(name, dim3(blocks(b.count, Block::columns), blocks(a.count, Block::rows)), Block::threads, Block::shared_bytes,
-          gemm<Math, Out>, a, b, K, out);
+    multiply<Math, 2>(name, a, b, K, Split{1, static_cast<int>(K)}, out);
+  }
+
+  // A product of a step, cut along k so that it fills a device.
+  template <class Math>
+  Partials<Real> multiply_step(const char* name, Rows<typename Math::Element> a, Rows<typename Math::Element> b, int64_t K,
+                               Real* partials) const {
+    const Split split = split_of_step<Math>(a.count, K);
+    const Partials<Real> out = {partials, b.count * a.count, a.count, split.parts};
+    if (p_.B <= Product<Math, 4, 1>::columns)
+      multiply<Math, 1>(name, a, b, K, split, out);
+    else
+      multiply<Math, 2>(name, a, b, K, split, out);
+    return out;
+  }
+
+  template <class Math>
+  Split split_of_step(int64_t rows, int64_t K) const {
+    const int64_t columns = p_.B <= Product<Math, 4, 1>::columns ? Product<Math, 4, 1>::columns : Product<Math, 4, 2>::columns;
+    return split_k(static_cast<int64_t>(blocks(rows, Product<Math, 4, 1>::rows)) * blocks(p_.B, columns), K,
+                   Product<Math, 4, 1>::depth);
+  }
+
+  template <class Math>
+  Real* take_partials(int64_t rows, int64_t K) const {
+    return take<Real>({split_of_step<Math>(rows, K).parts, p_.B, rows});
+  }
+
+  template <class E>
+  E* take(std::initializer_list<int64_t> sizes) const {
+    return workspace_.template take<E>(sizes);
+  }
+
+  template <class Step>
+  void queue_cell(const char* name, void (*kernel)(Step), const Step& step) const {
+    queue(name, blocks(p_.B * H_, step_threads), step_threads, 0, kernel, step);
   }
 
   template <class From>
@@ -135,7 +192,8 @@ class StepwiseForward : StepwisePass<Number> {
   using Pass = StepwisePass<Number>;
   using typename Pass::Real;
   using typename Pass::T;
-  using Pass::H_, Pass::I_, Pass::p_, Pass::sequences_, Pass::stream_, Pass::workspace_;
+  using Pass::H_, Pass::I_, Pass::p_, Pass::sequences_, Pass::workspace_;
+  using Math = typename Number::Forward;
 
  public:
   StepwiseForward(const ForwardCall& call, Workspace& workspace, cudaStream_t stream)
@@ -148,23 +206,25 @@ class StepwiseForward : StepwisePass<Number> {
     const auto w_hh = operand(w.w_hh, G_H, H_);
     const auto w_ih = p_.ids ? Rows<T>{} : operand(w.w_ih, G_H, I_);
     const bool packs_x = !p_.ids && !usable(call_.x, I_);
-    T* x_packed = packs_x ? workspace_.template take<T>({steps, B, pad_row<T>(I_)}) : nullptr;
-    Real* xg = workspace_.template take<Real>({steps, B, G_H});
-    T* states[2] = {workspace_.template take<T>({B, padded}), workspace_.template take<T>({B, padded})};
-    StepForward<Number> step = {};
-    step.c = Cell::has_c ? workspace_.template take<Real>({B, H_}) : nullptr;
+    T* x_packed = packs_x ? this->template take<T>({steps, B, pad_row<T>(I_)}) : nullptr;
+    Real* xg = this->template take<Real>({steps, B, G_H});
+    T* states[2] = {this->template take<T>({B, padded}), this->template take<T>({B, padded})};
+    StepForward<T> step = {};
+    step.c = Cell::has_c ? this->template take<Real>({B, H_}) : nullptr;
+    Real* partials = this->template take_partials<Math>(Cell::h_count * H_, H_);
     if (Cell::reset_before) {
-      step.reset_h = {workspace_.template take<T>({B, padded}), padded, B};
-      step.reset_gate = workspace_.template take<Real>({B, H_}), step.update = workspace_.template take<Real>({B, H_});
+      step.reset_h = this->template take<T>({B, padded});
+      step.reset = this->template take<Real>({B, H_}), step.update = this->template take<Real>({B, H_});
+      last_partials_ = this->template take_partials<Math>(H_, H_);
     }
     if (workspace_.counts_only() || B == 0) return;
 
     for (T* state : states) this->zero(state, B * padded * static_cast<int64_t>(sizeof(T)));
     if (Cell::reset_before)
-      this->zero(const_cast<T*>(step.reset_h.data), B * padded * static_cast<int64_t>(sizeof(T)));
+      this->zero(step.reset_h, B * padded * static_cast<int64_t>(sizeof(T)));
     if (layer_.h0) this->copy(states[0], padded, padded, static_cast<const T*>(layer_.h0), H_, B, H_);
     if (Cell::has_c) this->template begin_state<Real>(step.c, layer_.c0);
-    step.sequences = sequences_, step.H = static_cast<int>(H_), step.w_hh = w_hh;
+    step.sequences = sequences_, step.H = static_cast<int>(H_), step.h_stride = padded;
     step.b_hh = static_cast<const T*>(w.b_hh), step.y_stride = call_.y_stride;
 
     this->for_chunks(steps, call_.reverse, [&](int64_t first, int64_t end) {
@@ -172,9 +232,9 @@ class StepwiseForward : StepwisePass<Number> {
       for (int64_t i = 0; i < end - first; ++i) {
         step.t = call_.reverse ? end - 1 - i : first + i;
         step.xg = xg + (step.t - first) * B * G_H;
-        step.h_prev = {states[0], padded, B}, step.h = states[1];
+        step.h_prev = states[0], step.h = states[1];
         place_outputs(step);
-        queue_step(step);
+        queue_step(step, w_hh, partials);
         std::swap(states[0], states[1]);
       }
     });
@@ -193,7 +253,7 @@ class StepwiseForward : StepwisePass<Number> {
     const T* from = static_cast<const T*>(data);
     if (usable(data, columns)) return {from, columns, rows};
     const int64_t padded = pad_row<T>(columns);
-    T* to = workspace_.template take<T>({rows, padded});
+    T* to = this->template take<T>({rows, padded});
     if (!workspace_.counts_only()) this->copy(to, padded, padded, from, columns, rows, columns);
     return {to, padded, rows};
   }
@@ -216,10 +276,10 @@ class StepwiseForward : StepwisePass<Number> {
       x = {x_packed, pad_row<T>(I_), rows};
       this->copy(x_packed, x.stride, x.stride, from, I_, rows, I_);
     }
-    this->template multiply<typename Number::Forward>("project", w_ih, x, I_, ProjectInput<T>{xg, biases});
+    this->template multiply<Math>("project", w_ih, x, I_, ProjectInput<T>{xg, biases});
   }
 
-  void place_outputs(StepForward<Number>& step) const {
+  void place_outputs(StepForward<T>& step) const {
     const int64_t row = step.t * p_.B;
     auto at = [&](void* array, auto type, int64_t stride) {
       return array ? static_cast<decltype(type)*>(array) + row * stride : nullptr;
@@ -230,24 +290,24 @@ class StepwiseForward : StepwisePass<Number> {
     step.saved_c = at(layer_.c, Real(), H_);
   }
 
-  template <Phase phase>
-  void queue_kernel(const char* name, const StepForward<Number>& step) const {
-    using Block = Product<typename Number::Forward, StateSlots<Cell, phase>::count, 1>;
-    this->queue(name, step_grid(static_cast<int>(p_.B), static_cast<int>(H_)), Block::threads, Block::shared_bytes,
-                step_forward<Cell, Number, phase>, step);
-  }
-
-  void queue_step(const StepForward<Number>& step) const {
+  void queue_step(StepForward<T>& step, Rows<T> w_hh, Real* partials) const {
+    const Rows<T> h_prev = {step.h_prev, step.h_stride, p_.B};
+    const Rows<T> w = {w_hh.data, w_hh.stride, Cell::h_count * H_};
+    step.hg = this->template multiply_step<Math>("product with h", w, h_prev, H_, partials);
     if constexpr (Cell::reset_before) {
-      queue_kernel<Phase::reset>("step_forward, of r and z", step);
-      queue_kernel<Phase::after_reset>("step_forward, of n", step);
+      this->queue_cell("step_forward, of r and z", step_forward<Cell, T, Phase::reset>, step);
+      const Rows<T> reset_h = {step.reset_h, step.h_stride, p_.B};
+      const Rows<T> w_n = {w_hh.data + w.count * w_hh.stride, w_hh.stride, H_};
+      step.hg = this->template multiply_step<Math>("product with r*h", w_n, reset_h, H_, last_partials_);
+      this->queue_cell("step_forward, of n", step_forward<Cell, T, Phase::after_reset>, step);
     } else {
-      queue_kernel<Phase::whole>("step_forward", step);
+      this->queue_cell("step_forward", step_forward<Cell, T, Phase::whole>, step);
     }
   }
 
   const ForwardCall& call_;
   const LayerForward& layer_;
+  Real* last_partials_ = nullptr;
 };
 
 template <class Cell, class Number>
@@ -255,8 +315,11 @@ class StepwiseBackward : StepwisePass<Number> {
   using Pass = StepwisePass<Number>;
   using typename Pass::Real;
   using typename Pass::T;
-  using Pass::H_, Pass::I_, Pass::p_, Pass::sequences_, Pass::stream_, Pass::workspace_;
+  using Pass::H_, Pass::I_, Pass::p_, Pass::sequences_, Pass::workspace_;
+  using Math = typename Number::Backward;
   static constexpr int64_t G = Cell::gates, slots = Cell::slots;
+  // The slots of h, and with reset_before the one of r*h besides.
+  static constexpr int64_t h_first = Cell::h_first, h_count = Cell::h_count, reset_slot = Cell::gates - 1;
 
  public:
   StepwiseBackward(const BackwardCall& call, Workspace& workspace, cudaStream_t stream)
@@ -266,11 +329,12 @@ class StepwiseBackward : StepwisePass<Number> {
     take_buffers();
     if (workspace_.counts_only()) return;
     begin();
-    StepBackward<Number> step = {};
+    StepBackward<T> step = {};
     step.sequences = sequences_, step.H = static_cast<int>(H_), step.padded = static_cast<int>(padded_);
-    step.w_hh_t = this->transposed(w_hh_t_, G * padded_, gate_rows(layer_.weights.w_hh, H_), G * padded_, H_);
+    const Weights& w = layer_.weights;
+    this->transposed(w_hh_t_, G * padded_, gate_rows(w.w_hh, H_, h_order), G * padded_, H_);
     if (call_.dx)
-      w_ih_rows_ = this->transposed(w_ih_t_, G * padded_, gate_rows(layer_.weights.w_ih, I_), G * padded_, I_);
+      w_ih_rows_ = this->transposed(w_ih_t_, G * padded_, gate_rows(w.w_ih, I_, x_order), G * padded_, I_);
     step.dh = dh_, step.dc = dc_;
     step.all_h = static_cast<const T*>(layer_.h), step.h0 = static_cast<const T*>(layer_.h0);
     step.all_c = static_cast<const Real*>(layer_.c), step.c0 = static_cast<const Real*>(layer_.c0);
@@ -284,21 +348,10 @@ class StepwiseBackward : StepwisePass<Number> {
   }
 
  private:
-  // Which columns of d belong to which rows of w_hh: not all to the same where n is kept apart as xn and hn, or sees r*h.
-  struct Parts {
-    GatePart part[2];
-  };
-  Parts state_parts() const {
-    if constexpr (Cell::slots > Cell::gates)
-      return {{{0, 0, 2 * padded_}, {3 * padded_, 2 * padded_, padded_}}};
-    else if constexpr (Cell::reset_before)
-      return {{{0, 0, 2 * padded_}, {2 * padded_, 2 * padded_, padded_}}};
-    else
-      return {{{0, 0, G * padded_}, {0, 0, 0}}};
-  }
+  static constexpr GateOrder x_order = gate_order<Cell>(Cell::x_first), h_order = gate_order<Cell>(Cell::h_first);
 
-  GateRows<T> gate_rows(const void* w, int64_t columns) const {
-    return {static_cast<const T*>(w), columns, static_cast<uint32_t>(H_), static_cast<uint32_t>(padded_)};
+  GateRows<T> gate_rows(const void* w, int64_t columns, GateOrder order) const {
+    return {static_cast<const T*>(w), columns, static_cast<uint32_t>(H_), static_cast<uint32_t>(padded_), order};
   }
 
   void take_buffers() {
@@ -309,11 +362,13 @@ class StepwiseBackward : StepwisePass<Number> {
     steps_ = steps_of_chunk(p_.T, B * columns * static_cast<int64_t>(sizeof(Real)));
     const int64_t rows = pad_row<Real>(steps_ * B);
     auto take = [&](bool wanted, std::initializer_list<int64_t> sizes) {
-      return wanted ? workspace_.template take<Real>(sizes) : nullptr;
+      return wanted ? this->template take<Real>(sizes) : nullptr;
     };
     w_hh_t_ = take(true, {H_, G * padded_});
     w_ih_t_ = take(call_.dx, {I_, G * padded_});
     d_ = take(true, {steps_, B, slots * padded_});
+    partials_ = this->template take_partials<Math>(H_, h_count * padded_);
+    if (Cell::reset_before) reset_partials_ = this->template take_partials<Math>(H_, padded_);
     reset_h_ = take(Cell::reset_before, {steps_, B, padded_});
     d_t_ = take((dense && wants_dw_ih) || wants_dw_hh, {slots * padded_, rows});
     x_t_ = take(dense && wants_dw_ih, {I_, rows});
@@ -339,9 +394,9 @@ class StepwiseBackward : StepwisePass<Number> {
     if (dc_) this->template begin_state<Real>(dc_, layer_.dc_n);
   }
 
-  void run_steps(StepBackward<Number>& step, int64_t first, int64_t end) const {
-    const int64_t d_row = slots * padded_, B = p_.B;
-    step.t_later = -1;
+  void run_steps(StepBackward<T>& step, int64_t first, int64_t end) const {
+    const int64_t B = p_.B;
+    step.of_product = -1;
     for (int64_t i = 0; i < end - first; ++i) {
       const int64_t t = call_.reverse ? first + i : end - 1 - i, row = t * B;
       step.t = t;
@@ -349,41 +404,30 @@ class StepwiseBackward : StepwisePass<Number> {
       step.gates = layer_.gates ? static_cast<const T*>(layer_.gates) + row * Cell::saved_gates * H_ : nullptr;
       step.h = step.all_h + row * H_;
       step.c = Cell::has_c ? step.all_c + row * H_ : nullptr;
-      step.d = d_ + (t - first) * B * d_row;
+      step.d = d_ + (t - first) * B * slots * padded_;
       step.reset_h = reset_h_ ? reset_h_ + (t - first) * B * padded_ : nullptr;
-      use_state_parts(step);
       if constexpr (Cell::reset_before) {
-        queue_step("step_backward, of z and n", step_backward<Cell, Number, Phase::reset>, step);
-        look_at(step, t);
-        step.parts[0] = state_parts().part[1], step.parts[1] = {};
-        queue_step("step_backward, of r", step_backward<Cell, Number, Phase::after_reset>, step);
+        this->queue_cell("step_backward, of z and n", step_backward<Cell, T, Phase::reset>, step);
+        multiply_gates(step, reset_slot, 1, reset_partials_);
+        this->queue_cell("step_backward, of r", step_backward<Cell, T, Phase::after_reset>, step);
       } else {
-        queue_step("step_backward", step_backward<Cell, Number, Phase::whole>, step);
+        this->queue_cell("step_backward", step_backward<Cell, T, Phase::whole>, step);
       }
-      look_at(step, t);
+      multiply_gates(step, h_first, h_count, partials_);
     }
-    use_state_parts(step);
-    queue_step("finish_gradient", finish_gradient<Number>, step);
+    this->queue_cell("finish_gradient", finish_gradient<T>, step);
   }
 
-  void look_at(StepBackward<Number>& step, int64_t t) const {
-    step.d_later = {step.d, slots * padded_, p_.B}, step.t_later = t;
-  }
-
-  void use_state_parts(StepBackward<Number>& step) const {
-    const Parts parts = state_parts();
-    step.parts[0] = parts.part[0], step.parts[1] = Cell::reset_before ? GatePart{} : parts.part[1];
-  }
-
-  void queue_step(const char* name, void (*kernel)(StepBackward<Number>), const StepBackward<Number>& step) const {
-    using Block = BackwardBlock<Number>;
-    this->queue(name, step_grid(static_cast<int>(p_.B), static_cast<int>(H_)), Block::threads, Block::shared_bytes,
-                kernel, step);
+  // The product of dgates of the step that was just done with w_hh.
+  void multiply_gates(StepBackward<T>& step, int64_t slot, int64_t count, Real* partials) const {
+    const Rows<Real> w = {w_hh_t_ + (slot - h_first) * padded_, G * padded_, H_};
+    const Rows<Real> d = {step.d + slot * padded_, slots * padded_, p_.B};
+    step.product = this->template multiply_step<Math>("product with dgates", w, d, count * padded_, partials);
+    step.of_product = step.t;
   }
 
   // What the dgates of a chunk give: dx, and their shares of the gradients of weights and biases.
   void add_gradients(int64_t first, int64_t end) const {
-    using Math = typename Number::Backward;
     const int64_t rows = (end - first) * p_.B, stride = pad_row<Real>(rows), d_row = slots * padded_;
     const T* x = static_cast<const T*>(call_.x);
     if (call_.dx)
@@ -394,7 +438,7 @@ class StepwiseBackward : StepwisePass<Number> {
     if (dw_ih_ && p_.ids) add_by_ids(first, rows);
     if (dw_ih_ && !p_.ids) {
       const auto x_t = this->transposed(x_t_, stride, StepRows<T>{x, I_, first, sequences_}, rows, I_);
-      add_products(dw_ih_, I_, x_t, d_t, {0, 0, G * padded_}, rows);
+      add_products(dw_ih_, I_, x_t, d_t, Cell::x_first, Cell::x_count, x_order, rows);
     }
     if (dw_hh_) {
       const PreviousRows<T> previous = {static_cast<const T*>(layer_.h), static_cast<const T*>(layer_.h0), H_, first,
@@ -402,27 +446,26 @@ class StepwiseBackward : StepwisePass<Number> {
       const auto h_t = this->transposed(h_t_, stride, previous, rows, H_);
       auto last_h_t = h_t;
       if (reset_h_) last_h_t = this->transposed(reset_h_t_, stride, PlainRows<Real>{reset_h_, padded_}, rows, H_);
-      const Parts parts = state_parts();
-      add_products(dw_hh_, H_, h_t, d_t, parts.part[0], rows);
-      if (parts.part[1].count) add_products(dw_hh_, H_, last_h_t, d_t, parts.part[1], rows);
+      add_products(dw_hh_, H_, h_t, d_t, h_first, h_count, h_order, rows);
+      if (Cell::reset_before)
+        add_products(dw_hh_, H_, last_h_t, d_t, reset_slot, 1, gate_order<Cell>(reset_slot), rows);
     }
     if (db_) add_sums(db_, rows, d_row, 1);
     if (db_sequence_) add_sums(db_sequence_, rows, G * padded_, p_.B);
   }
 
-  void add_products(Real* dw, int64_t columns, Rows<Real> a_t, Rows<Real> d_t, const GatePart& part, int64_t rows) const {
-    Rows<Real> d = d_t.from(part.d_column);
-    d.count = part.count;
-    Real* out = dw + part.w_column / padded_ * H_ * columns;
-    this->template multiply<typename Number::Backward>(
+  void add_products(Real* dw, int64_t columns, Rows<Real> a_t, Rows<Real> d_t, int64_t slot, int64_t count,
+                    GateOrder order, int64_t rows) const {
+    const Rows<Real> d = {d_t.data + slot * padded_ * d_t.stride, d_t.stride, count * padded_};
+    this->template multiply<Math>(
         "gradient of weights", a_t, d, rows,
-        ContinueGates<Real>{out, columns, static_cast<uint32_t>(H_), static_cast<uint32_t>(padded_)});
+        ContinueGates<Real>{dw, columns, static_cast<uint32_t>(H_), static_cast<uint32_t>(padded_), order});
   }
 
   void add_by_ids(int64_t first, int64_t rows) const {
     this->queue("scatter_gradients", dim3(static_cast<unsigned>(I_), this->blocks(G * H_, array_threads)), array_threads,
                 array_threads * sizeof(int), scatter_gradients<Real>, dw_ih_, static_cast<const Real*>(d_),
-                slots * padded_, static_cast<uint32_t>(H_), static_cast<uint32_t>(padded_), static_cast<int>(G), p_.ids,
+                slots * padded_, static_cast<uint32_t>(H_), static_cast<uint32_t>(padded_), static_cast<int>(G), x_order, p_.ids,
                 first, rows, sequences_);
   }
 
@@ -441,13 +484,18 @@ class StepwiseBackward : StepwisePass<Number> {
                   G * H_, I_, add);
     if (dw_ih_ && !p_.ids) this->copy(static_cast<T*>(l.dw_ih), I_, I_, dw_ih_, I_, G * H_, I_, add);
     if (dw_hh_) this->copy(static_cast<T*>(l.dw_hh), H_, H_, dw_hh_, H_, G * H_, H_, add);
-    if (l.db_ih && db_sequence_)
-      this->copy(static_cast<T*>(l.db_ih), H_, H_, db_sequence_, padded_, p_.B * G, H_, add);
-    if (l.db_ih && !db_sequence_) this->copy(static_cast<T*>(l.db_ih), H_, H_, db_, padded_, G, H_, add);
-    if (l.db_hh)
-      for (const GatePart& part : state_parts().part)
-        this->copy(static_cast<T*>(l.db_hh) + part.w_column / padded_ * H_, H_, H_, db_ + part.d_column, padded_,
-                   part.count / padded_, H_, add);
+    const int64_t last_h = Cell::reset_before ? G : h_count;  // what b_hh goes into
+    for (int64_t i = 0; i < G; ++i) {
+      const int64_t x_gate = Cell::gate_of_slot[Cell::x_first + i], gate_row = G * H_;
+      if (l.db_ih && db_sequence_)
+        this->copy(static_cast<T*>(l.db_ih) + x_gate * H_, gate_row, H_, db_sequence_ + i * padded_, G * padded_, p_.B, H_,
+                   add);
+      if (l.db_ih && !db_sequence_)
+        this->copy(static_cast<T*>(l.db_ih) + x_gate * H_, H_, H_, db_ + i * padded_, padded_, 1, H_, add);
+      if (l.db_hh && i < last_h)
+        this->copy(static_cast<T*>(l.db_hh) + Cell::gate_of_slot[h_first + i] * H_, H_, H_, db_ + (h_first + i) * padded_,
+                   padded_, 1, H_, add);
+    }
     if (l.dh0) this->copy(static_cast<T*>(l.dh0), H_, H_, dh_, H_, p_.B, H_, add);
     if (l.dc0) this->copy(static_cast<Real*>(l.dc0), H_, H_, dc_, H_, p_.B, H_, add);
   }
@@ -456,6 +504,7 @@ class StepwiseBackward : StepwisePass<Number> {
   const LayerBackward& layer_;
   int64_t padded_ = 0, steps_ = 0;
   Rows<Real> w_ih_rows_ = {};
+  Real *partials_ = nullptr, *reset_partials_ = nullptr;
   Real *w_hh_t_ = nullptr, *w_ih_t_ = nullptr, *d_ = nullptr, *reset_h_ = nullptr;
   Real *d_t_ = nullptr, *x_t_ = nullptr, *h_t_ = nullptr, *reset_h_t_ = nullptr;
   Real *dw_ih_ = nullptr, *dw_hh_ = nullptr, *db_ = nullptr, *db_sequence_ = nullptr, *dh_ = nullptr, *dc_ = nullptr;
