@@ -152,25 +152,6 @@ struct StoreRows {  // out[n][m] (+)= sum
   }
 };
 
-template <class Real>
-struct ContinueGates {  // out[gate][unit][m], n = slot * padded + unit; a sum of chunks goes on where it stood
-  Real* out;
-  int64_t stride;
-  uint32_t H, padded;
-  GateOrder order;
-  __device__ __forceinline__ Real* at(int64_t m, int64_t n) const {
-    const uint32_t slot = static_cast<uint32_t>(n) / padded, unit = static_cast<uint32_t>(n) % padded;
-    return unit < H ? out + (static_cast<int64_t>(order.gate(slot)) * H + unit) * stride + m : nullptr;
-  }
-  __device__ __forceinline__ Real begin(int64_t m, int64_t n) const {
-    const Real* element = at(m, n);
-    return element ? *element : 0;
-  }
-  __device__ __forceinline__ void end(int64_t m, int64_t n, Real sum) const {
-    if (Real* element = at(m, n)) *element = sum;
-  }
-};
-
 // Sums of parts of k, each by itself: (parts, N, M).
 template <class Real>
 struct Partials {
@@ -188,6 +169,16 @@ struct Partials {
     const_cast<Real*>(data)[blockIdx.z * part_stride + n * stride + m] = sum;
   }
 };
+
+// dw[gate][unit][m] += the sum of products(m, n), n = slot * padded + unit.
+template <class Real>
+__global__ void __launch_bounds__(array_threads) add_products(Real* dw, int64_t columns, uint32_t H, uint32_t padded,
+                                                              GateOrder order, Partials<Real> products, int64_t rows) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * array_threads + threadIdx.x;
+  const int64_t n = i / columns, m = i % columns;
+  const uint32_t slot = static_cast<uint32_t>(n) / padded, unit = static_cast<uint32_t>(n) % padded;
+  if (n < rows && unit < H) dw[(static_cast<int64_t>(order.gate(slot)) * H + unit) * columns + m] += products.at(m, n);
+}
 
 // ---- token ids
 

@@ -38,9 +38,8 @@ struct alignas(16) Chunk {
   uint32_t word[4];
 };
 
-// Where a lane stands in products: its warp's columns, and its row and column pair of every 16 x 8 tile.
+// Where a lane stands in the 16 x 8 tiles of products.
 struct LanePlace {
-  int warp = static_cast<int>(threadIdx.x) / 32;
   int lane = static_cast<int>(threadIdx.x) % 32;
   int row = lane / 4, pair = lane % 4;
 };
@@ -48,14 +47,15 @@ struct LanePlace {
 // A row of an operand's tile in shared memory: 32 words of k, and 4 that spread rows over the banks.
 constexpr int words_of_depth = 32, row_words = words_of_depth + 4;
 
-// ---- sum[group][tile] += a b of one tile of k, whose rows of a are 16 a group, and of b 8 a tile of the warp. A lane's four sums
-// are of rows r and r + 8 and columns 2 q and 2 q + 1, as those of mma: sum[2 i + j] of row r + 8 i, column 2 q + j
+// ---- sum[group][tile] += a b over one depth of k, a warp's: 16 rows of a for a group, 8 of b for a tile. A lane's four sums are
+// of rows r and r + 8 and columns 2 q and 2 q + 1, as those of mma: sum[2 i + j] of row r + 8 i, column 2 q + j
 
 // In the type itself: one chain of fma in ascending k.
 template <class Real>
 struct Fma {
   using Element = Real;
   using Sum = Real;
+  static constexpr int blocks_at_once = 1;  // of a multiprocessor, that registers must do for: two would spill
 
   template <int groups, int tiles>
   static __device__ __forceinline__ void multiply(Sum (&sum)[groups][tiles][4], const uint32_t* a, const uint32_t* b) {
@@ -67,7 +67,7 @@ struct Fma {
       for (int tile = 0; tile < tiles; ++tile)
 #pragma unroll
         for (int j = 0; j < 2; ++j)
-          read(columns[tile][j], b + ((place.warp * tiles + tile) * 8 + place.pair * 2 + j) * row_words + word);
+          read(columns[tile][j], b + (tile * 8 + place.pair * 2 + j) * row_words + word);
 #pragma unroll
       for (int group = 0; group < groups; ++group)
 #pragma unroll
@@ -100,21 +100,17 @@ template <class Kind>
 struct Mma {
   using Element = typename Kind::Element;
   using Sum = float;
+  static constexpr int blocks_at_once = 2;
 
   template <int groups, int tiles>
   static __device__ __forceinline__ void multiply(Sum (&sum)[groups][tiles][4], const uint32_t* a, const uint32_t* b) {
     const LanePlace place;
     // The four matrices that a lane's pointer is for: rows 0-7 and 8-15 of the earlier words, then of the later ones.
     const uint32_t* a_row = a + place.lane % 16 * row_words + place.lane / 16 * 4;
-    const uint32_t* b_row = b + (place.warp * tiles * 8 + place.row) * row_words + place.pair;
 #pragma unroll
     for (int word = 0; word < words_of_depth; word += 8) {
       uint32_t columns[tiles][2];
-#pragma unroll
-      for (int tile = 0; tile < tiles; ++tile)
-#pragma unroll
-        for (int half = 0; half < 2; ++half)
-          columns[tile][half] = Kind::operand(b_row[tile * 8 * row_words + word + half * 4]);
+      read_columns(columns, b + word);
       uint32_t rows[groups][4];
 #pragma unroll
       for (int group = 0; group < groups; ++group) {
@@ -126,6 +122,29 @@ struct Mma {
       for (int group = 0; group < groups; ++group)
 #pragma unroll
         for (int tile = 0; tile < tiles; ++tile) Kind::mma(sum[group][tile], rows[group], columns[tile]);
+    }
+  }
+
+ private:
+  // Two tiles at once are four matrices: the earlier and the later words of each.
+  template <int tiles>
+  static __device__ __forceinline__ void read_columns(uint32_t (&columns)[tiles][2], const uint32_t* b) {
+    const LanePlace place;
+    if constexpr (tiles % 2) {
+#pragma unroll
+      for (int tile = 0; tile < tiles; ++tile)
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+          columns[tile][half] = Kind::operand(b[(tile * 8 + place.row) * row_words + half * 4 + place.pair]);
+    } else {
+      const uint32_t* row = b + (place.lane / 16 * 8 + place.lane % 8) * row_words + place.lane / 8 % 2 * 4;
+#pragma unroll
+      for (int tile = 0; tile < tiles; tile += 2) {
+        uint32_t matrices[4];
+        load_matrix_x4(matrices, row + tile * 8 * row_words);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) columns[tile + i / 2][i % 2] = Kind::operand(matrices[i]);
+      }
     }
   }
 };

@@ -16,13 +16,25 @@ struct Rows {
   int64_t stride, count;
 };
 
-template <class Math, int groups, int tiles>
+// The tile of a block: warps side by side, each of so many groups of 16 rows and tiles of 8 columns.
+template <int groups_, int tiles_, int warp_rows_, int warp_columns_, int stages_>
+struct Shape {
+  static constexpr int groups = groups_, tiles = tiles_, warp_rows = warp_rows_, warp_columns = warp_columns_;
+  static constexpr int stages = stages_, threads = 32 * warp_rows * warp_columns;
+  static constexpr int rows = 16 * groups * warp_rows, columns = 8 * tiles * warp_columns;
+};
+
+using NarrowShape = Shape<4, 1, 1, 4, 4>;  // 64 x 32: a step of few sequences
+using SmallShape = Shape<4, 2, 1, 4, 4>;   // 64 x 64
+using LargeShape = Shape<4, 4, 2, 4, 3>;   // 128 x 128: where there is work for all multiprocessors
+
+template <class Math, class Shape>
 struct Product {
   using Element = typename Math::Element;
   using Sum = typename Math::Sum;
 
-  static constexpr int threads = 128, stages = 4;
-  static constexpr int rows = 16 * groups, columns = 8 * tiles * threads / 32;
+  static constexpr int groups = Shape::groups, tiles = Shape::tiles, stages = Shape::stages;
+  static constexpr int rows = Shape::rows, columns = Shape::columns, threads = Shape::threads;
   static constexpr int depth = words_of_depth * sizeof(uint32_t) / sizeof(Element);  // of k
   static constexpr int stage_words = (rows + columns) * row_words;
   static constexpr size_t shared_words = static_cast<size_t>(stages) * stage_words;
@@ -35,7 +47,9 @@ struct Product {
                                       int end, uint32_t* shared) {
     const Feed<rows> feed_a(a, m);
     const Feed<columns> feed_b(b, n);
-    const int steps = (end - first + depth - 1) / depth;
+    const int steps = (end - first + depth - 1) / depth, warp = static_cast<int>(threadIdx.x) / 32;
+    const uint32_t* warp_a = shared + warp / Shape::warp_columns * groups * 16 * row_words;
+    const uint32_t* warp_b = shared + (rows + warp % Shape::warp_columns * tiles * 8) * row_words;
     auto fill = [&](int step) {
       if (step < steps) {
         uint32_t* tile = shared + step % stages * stage_words;
@@ -49,8 +63,7 @@ struct Product {
       copy_async_wait<stages - 2>();
       __syncthreads();  // everybody's copies for this step are there, and nobody reads the tile before it
       fill(step + stages - 1);
-      const uint32_t* tile = shared + step % stages * stage_words;
-      Math::multiply(sum, tile, tile + rows * row_words);
+      Math::multiply(sum, warp_a + step % stages * stage_words, warp_b + step % stages * stage_words);
     }
     copy_async_wait<0>();
   }
@@ -59,14 +72,16 @@ struct Product {
   template <class Act>
   __device__ __forceinline__ void for_each(Act act) {
     const LanePlace place;
+    const int warp = static_cast<int>(threadIdx.x) / 32;
+    const int row = warp / Shape::warp_columns * groups * 16 + place.row;
+    const int column = warp % Shape::warp_columns * tiles * 8 + place.pair * 2;
 #pragma unroll
     for (int group = 0; group < groups; ++group)
 #pragma unroll
       for (int tile = 0; tile < tiles; ++tile)
 #pragma unroll
         for (int e = 0; e < 4; ++e)
-          act(sum[group][tile][e], group * 16 + place.row + e / 2 * 8,
-              (place.warp * tiles + tile) * 8 + place.pair * 2 + e % 2);
+          act(sum[group][tile][e], row + group * 16 + e / 2 * 8, column + tile * 8 + e % 2);
   }
 
  private:
@@ -97,10 +112,10 @@ struct Product {
 };
 
 // out(m, n) of each part of k = what it begins with + sum of a(m, k) b(n, k). The parts, of `part` k each, are the grid's z.
-template <class Math, int tiles, class Out>
-__global__ void __launch_bounds__(128, 1) gemm(Rows<typename Math::Element> a, Rows<typename Math::Element> b, int K,
+template <class Math, class Shape, class Out>
+__global__ void __launch_bounds__(Shape::threads, Math::blocks_at_once) gemm(Rows<typename Math::Element> a, Rows<typename Math::Element> b, int K,
                                                int part, Out out) {
-  using Block = Product<Math, 4, tiles>;
+  using Block = Product<Math, Shape>;
   SharedMemory memory;
   uint32_t* shared = memory.take<uint32_t>(Block::shared_words);
   const int64_t first_m = static_cast<int64_t>(blockIdx.y) * Block::rows;

@@ -50,17 +50,36 @@ inline int64_t steps_of_chunk(int64_t T, int64_t bytes_of_step) {
   return std::max<int64_t>(1, std::min(T, chunk_bytes / std::max<int64_t>(1, bytes_of_step)));
 }
 
-// How k is cut, in parts of whole tiles: by the sizes alone, so that sums do not depend on the device.
+// How a product is cut: into tiles of a shape, and along k in parts of whole depths so that it fills a device. By the sizes
+// alone, so that sums do not depend on the device.
+enum class TileShape { narrow, small, large };
+
 struct Split {
+  TileShape shape;
   int parts, part;
 };
 
-inline Split split_k(int64_t blocks, int64_t K, int64_t depth) {
+inline int64_t tiles_of(int64_t count, int64_t each) { return (count + each - 1) / each; }
+
+template <class Shape>
+Split split_into(TileShape shape, int64_t M, int64_t N, int64_t K, int64_t depth) {
   constexpr int64_t enough_blocks = 128, most_parts = 16;
-  const int64_t tiles = std::max<int64_t>(1, (K + depth - 1) / depth);
-  const int64_t wanted = std::min({std::max<int64_t>(1, enough_blocks / std::max<int64_t>(1, blocks)), most_parts, tiles});
-  const int64_t part = (tiles + wanted - 1) / wanted;
-  return {static_cast<int>((tiles + part - 1) / part), static_cast<int>(part * depth)};
+  const int64_t blocks = std::max<int64_t>(1, tiles_of(M, Shape::rows) * tiles_of(N, Shape::columns));
+  const int64_t depths = std::max<int64_t>(1, tiles_of(K, depth));
+  const int64_t wanted = std::min({std::max<int64_t>(1, enough_blocks / blocks), most_parts, depths});
+  const int64_t part = tiles_of(depths, wanted);
+  return {shape, static_cast<int>(tiles_of(depths, part)), static_cast<int>(part * depth)};
+}
+
+inline Split split(int64_t M, int64_t N, int64_t K, int64_t depth, bool in_parts) {
+  constexpr int64_t enough_blocks = 64, deep = 8;
+  const auto whole = [&](Split s) { return in_parts ? s : Split{s.shape, 1, static_cast<int>(tiles_of(K, depth) * depth)}; };
+  const Split large = whole(split_into<LargeShape>(TileShape::large, M, N, K, depth));
+  const int64_t blocks = tiles_of(M, LargeShape::rows) * tiles_of(N, LargeShape::columns) * large.parts;
+  const bool fits = M > LargeShape::rows / 2 && N > LargeShape::columns / 2;
+  if (fits && blocks >= enough_blocks && (large.parts == 1 || large.part >= deep * depth)) return large;
+  if (N > NarrowShape::columns) return whole(split_into<SmallShape>(TileShape::small, M, N, K, depth));
+  return whole(split_into<NarrowShape>(TileShape::narrow, M, N, K, depth));
 }
 
 // What both passes need of a call and queue alike.
@@ -109,46 +128,52 @@ class StepwisePass {
       zero(state, p_.B * H_ * static_cast<int64_t>(sizeof(Real)));
   }
 
-  template <class Math, int tiles, class Out>
-  void multiply(const char* name, Rows<typename Math::Element> a, Rows<typename Math::Element> b, int64_t K, Split split,
-                Out out) const {
-    using Block = Product<Math, 4, tiles>;
-    if (a.count == 0 || b.count == 0) return;
+  template <class Math, class Shape, class Out>
+  void multiply_in(const char* name, Rows<typename Math::Element> a, Rows<typename Math::Element> b, int64_t K, Split split,
+                   Out out) const {
+    using Block = Product<Math, Shape>;
     queue(name,
           dim3(blocks(b.count, Block::columns), blocks(a.count, Block::rows), static_cast<unsigned>(split.parts)),
-          Block::threads, Block::shared_bytes, gemm<Math, tiles, Out>, a, b, static_cast<int>(K), split.part, out);
+          Block::threads, Block::shared_bytes, gemm<Math, Shape, Out>, a, b, static_cast<int>(K), split.part, out);
   }
 
-  // A product of a whole chunk.
+  template <class Math, class Out>
+  void multiply(const char* name, Rows<typename Math::Element> a, Rows<typename Math::Element> b, int64_t K, Split split,
+                Out out) const {
+    if (a.count == 0 || b.count == 0) return;
+    switch (split.shape) {
+      case TileShape::narrow: return multiply_in<Math, NarrowShape>(name, a, b, K, split, out);
+      case TileShape::small: return multiply_in<Math, SmallShape>(name, a, b, K, split, out);
+      case TileShape::large: return multiply_in<Math, LargeShape>(name, a, b, K, split, out);
+    }
+  }
+
+  template <class Math>
+  static Split split_of(int64_t M, int64_t N, int64_t K, bool in_parts) {
+    return split(M, N, K, Product<Math, SmallShape>::depth, in_parts);
+  }
+
+  // out(m, n) = sum over all of k.
   template <class Math, class Out>
   void multiply(const char* name, Rows<typename Math::Element> a, Rows<typename Math::Element> b, int64_t K,
                 Out out) const {
-    multiply<Math, 2>(name, a, b, K, Split{1, static_cast<int>(K)}, out);
+    multiply<Math>(name, a, b, K, split_of<Math>(a.count, b.count, K, false), out);
   }
 
-  // A product of a step, cut along k so that it fills a device.
+  // The sums of parts of k, which whoever reads them adds up. They are cut as for most_K, of which K may fall short.
   template <class Math>
-  Partials<Real> multiply_step(const char* name, Rows<typename Math::Element> a, Rows<typename Math::Element> b, int64_t K,
-                               Real* partials) const {
-    const Split split = split_of_step<Math>(a.count, K);
-    const Partials<Real> out = {partials, b.count * a.count, a.count, split.parts};
-    if (p_.B <= Product<Math, 4, 1>::columns)
-      multiply<Math, 1>(name, a, b, K, split, out);
-    else
-      multiply<Math, 2>(name, a, b, K, split, out);
+  Partials<Real> multiply_parts(const char* name, Rows<typename Math::Element> a, Rows<typename Math::Element> b, int64_t K,
+                                int64_t most_K, Real* partials) const {
+    Split parts = split_of<Math>(a.count, b.count, most_K, true);
+    parts.parts = static_cast<int>(std::max<int64_t>(1, tiles_of(K, parts.part)));
+    const Partials<Real> out = {partials, b.count * a.count, a.count, parts.parts};
+    multiply<Math>(name, a, b, K, parts, out);
     return out;
   }
 
   template <class Math>
-  Split split_of_step(int64_t rows, int64_t K) const {
-    const int64_t columns = p_.B <= Product<Math, 4, 1>::columns ? Product<Math, 4, 1>::columns : Product<Math, 4, 2>::columns;
-    return split_k(static_cast<int64_t>(blocks(rows, Product<Math, 4, 1>::rows)) * blocks(p_.B, columns), K,
-                   Product<Math, 4, 1>::depth);
-  }
-
-  template <class Math>
-  Real* take_partials(int64_t rows, int64_t K) const {
-    return take<Real>({split_of_step<Math>(rows, K).parts, p_.B, rows});
+  Real* take_partials(int64_t M, int64_t N, int64_t K) const {
+    return take<Real>({split_of<Math>(M, N, K, true).parts, N, M});
   }
 
   template <class E>
@@ -211,11 +236,11 @@ class StepwiseForward : StepwisePass<Number> {
     T* states[2] = {this->template take<T>({B, padded}), this->template take<T>({B, padded})};
     StepForward<T> step = {};
     step.c = Cell::has_c ? this->template take<Real>({B, H_}) : nullptr;
-    Real* partials = this->template take_partials<Math>(Cell::h_count * H_, H_);
+    Real* partials = this->template take_partials<Math>(Cell::h_count * H_, B, H_);
     if (Cell::reset_before) {
       step.reset_h = this->template take<T>({B, padded});
       step.reset = this->template take<Real>({B, H_}), step.update = this->template take<Real>({B, H_});
-      last_partials_ = this->template take_partials<Math>(H_, H_);
+      last_partials_ = this->template take_partials<Math>(H_, B, H_);
     }
     if (workspace_.counts_only() || B == 0) return;
 
@@ -293,12 +318,12 @@ class StepwiseForward : StepwisePass<Number> {
   void queue_step(StepForward<T>& step, Rows<T> w_hh, Real* partials) const {
     const Rows<T> h_prev = {step.h_prev, step.h_stride, p_.B};
     const Rows<T> w = {w_hh.data, w_hh.stride, Cell::h_count * H_};
-    step.hg = this->template multiply_step<Math>("product with h", w, h_prev, H_, partials);
+    step.hg = this->template multiply_parts<Math>("product with h", w, h_prev, H_, H_, partials);
     if constexpr (Cell::reset_before) {
       this->queue_cell("step_forward, of r and z", step_forward<Cell, T, Phase::reset>, step);
       const Rows<T> reset_h = {step.reset_h, step.h_stride, p_.B};
       const Rows<T> w_n = {w_hh.data + w.count * w_hh.stride, w_hh.stride, H_};
-      step.hg = this->template multiply_step<Math>("product with r*h", w_n, reset_h, H_, last_partials_);
+      step.hg = this->template multiply_parts<Math>("product with r*h", w_n, reset_h, H_, H_, last_partials_);
       this->queue_cell("step_forward, of n", step_forward<Cell, T, Phase::after_reset>, step);
     } else {
       this->queue_cell("step_forward", step_forward<Cell, T, Phase::whole>, step);
@@ -360,20 +385,27 @@ class StepwiseBackward : StepwisePass<Number> {
     const bool dense = !p_.ids, wants_dw_ih = layer_.dw_ih, wants_dw_hh = layer_.dw_hh;
     const int64_t columns = 2 * slots * padded_ + (dense && wants_dw_ih ? I_ : 0) + (wants_dw_hh ? 2 * H_ : 0);
     steps_ = steps_of_chunk(p_.T, B * columns * static_cast<int64_t>(sizeof(Real)));
-    const int64_t rows = pad_row<Real>(steps_ * B);
+    const int64_t rows = pad_row<Real>(steps_ * B);  // as d_t and its like are padded
     auto take = [&](bool wanted, std::initializer_list<int64_t> sizes) {
       return wanted ? this->template take<Real>(sizes) : nullptr;
     };
     w_hh_t_ = take(true, {H_, G * padded_});
     w_ih_t_ = take(call_.dx, {I_, G * padded_});
     d_ = take(true, {steps_, B, slots * padded_});
-    partials_ = this->template take_partials<Math>(H_, h_count * padded_);
-    if (Cell::reset_before) reset_partials_ = this->template take_partials<Math>(H_, padded_);
+    partials_ = this->template take_partials<Math>(H_, B, h_count * padded_);
+    if (Cell::reset_before) reset_partials_ = this->template take_partials<Math>(H_, B, padded_);
     reset_h_ = take(Cell::reset_before, {steps_, B, padded_});
     d_t_ = take((dense && wants_dw_ih) || wants_dw_hh, {slots * padded_, rows});
     x_t_ = take(dense && wants_dw_ih, {I_, rows});
     h_t_ = take(wants_dw_hh, {H_, rows});
     reset_h_t_ = take(wants_dw_hh && Cell::reset_before, {H_, rows});
+    most_rows_ = steps_ * B;
+    auto take_partials = [&](bool wanted, int64_t M, int64_t N) {
+      return wanted ? this->template take_partials<Math>(M, N, most_rows_) : nullptr;
+    };
+    input_partials_ = take_partials(dense && wants_dw_ih, I_, G * padded_);
+    weight_partials_ = take_partials(wants_dw_hh, H_, h_count * padded_);
+    reset_weight_partials_ = take_partials(wants_dw_hh && Cell::reset_before, H_, padded_);
     dw_ih_ = take(wants_dw_ih, {G * H_, I_});
     dw_hh_ = take(wants_dw_hh, {G * H_, H_});
     db_ = take(layer_.db_ih || layer_.db_hh, {slots * padded_});
@@ -422,7 +454,7 @@ class StepwiseBackward : StepwisePass<Number> {
   void multiply_gates(StepBackward<T>& step, int64_t slot, int64_t count, Real* partials) const {
     const Rows<Real> w = {w_hh_t_ + (slot - h_first) * padded_, G * padded_, H_};
     const Rows<Real> d = {step.d + slot * padded_, slots * padded_, p_.B};
-    step.product = this->template multiply_step<Math>("product with dgates", w, d, count * padded_, partials);
+    step.product = this->template multiply_parts<Math>("product with dgates", w, d, count * padded_, count * padded_, partials);
     step.of_product = step.t;
   }
 
@@ -438,7 +470,7 @@ class StepwiseBackward : StepwisePass<Number> {
     if (dw_ih_ && p_.ids) add_by_ids(first, rows);
     if (dw_ih_ && !p_.ids) {
       const auto x_t = this->transposed(x_t_, stride, StepRows<T>{x, I_, first, sequences_}, rows, I_);
-      add_products(dw_ih_, I_, x_t, d_t, Cell::x_first, Cell::x_count, x_order, rows);
+      add_products_of(dw_ih_, I_, x_t, d_t, Cell::x_first, Cell::x_count, x_order, rows, input_partials_);
     }
     if (dw_hh_) {
       const PreviousRows<T> previous = {static_cast<const T*>(layer_.h), static_cast<const T*>(layer_.h0), H_, first,
@@ -446,20 +478,21 @@ class StepwiseBackward : StepwisePass<Number> {
       const auto h_t = this->transposed(h_t_, stride, previous, rows, H_);
       auto last_h_t = h_t;
       if (reset_h_) last_h_t = this->transposed(reset_h_t_, stride, PlainRows<Real>{reset_h_, padded_}, rows, H_);
-      add_products(dw_hh_, H_, h_t, d_t, h_first, h_count, h_order, rows);
+      add_products_of(dw_hh_, H_, h_t, d_t, h_first, h_count, h_order, rows, weight_partials_);
       if (Cell::reset_before)
-        add_products(dw_hh_, H_, last_h_t, d_t, reset_slot, 1, gate_order<Cell>(reset_slot), rows);
+        add_products_of(dw_hh_, H_, last_h_t, d_t, reset_slot, 1, gate_order<Cell>(reset_slot), rows, reset_weight_partials_);
     }
     if (db_) add_sums(db_, rows, d_row, 1);
     if (db_sequence_) add_sums(db_sequence_, rows, G * padded_, p_.B);
   }
 
-  void add_products(Real* dw, int64_t columns, Rows<Real> a_t, Rows<Real> d_t, int64_t slot, int64_t count,
-                    GateOrder order, int64_t rows) const {
+  void add_products_of(Real* dw, int64_t columns, Rows<Real> a_t, Rows<Real> d_t, int64_t slot, int64_t count,
+                       GateOrder order, int64_t rows, Real* partials) const {
     const Rows<Real> d = {d_t.data + slot * padded_ * d_t.stride, d_t.stride, count * padded_};
-    this->template multiply<Math>(
-        "gradient of weights", a_t, d, rows,
-        ContinueGates<Real>{dw, columns, static_cast<uint32_t>(H_), static_cast<uint32_t>(padded_), order});
+    if (columns == 0) return;
+    const auto products = this->template multiply_parts<Math>("gradient of weights", a_t, d, rows, most_rows_, partials);
+    this->queue("add_products", this->blocks(d.count * columns, array_threads), array_threads, 0, add_products<Real>, dw,
+                columns, static_cast<uint32_t>(H_), static_cast<uint32_t>(padded_), order, products, d.count);
   }
 
   void add_by_ids(int64_t first, int64_t rows) const {
@@ -502,9 +535,10 @@ class StepwiseBackward : StepwisePass<Number> {
 
   const BackwardCall& call_;
   const LayerBackward& layer_;
-  int64_t padded_ = 0, steps_ = 0;
+  int64_t padded_ = 0, steps_ = 0, most_rows_ = 0;
   Rows<Real> w_ih_rows_ = {};
-  Real *partials_ = nullptr, *reset_partials_ = nullptr;
+  Real *partials_ = nullptr, *reset_partials_ = nullptr;  // of a step's products
+  Real *input_partials_ = nullptr, *weight_partials_ = nullptr, *reset_weight_partials_ = nullptr;
   Real *w_hh_t_ = nullptr, *w_ih_t_ = nullptr, *d_ = nullptr, *reset_h_ = nullptr;
   Real *d_t_ = nullptr, *x_t_ = nullptr, *h_t_ = nullptr, *reset_h_t_ = nullptr;
   Real *dw_ih_ = nullptr, *dw_hh_ = nullptr, *db_ = nullptr, *db_sequence_ = nullptr, *dh_ = nullptr, *dc_ = nullptr;

@@ -10,7 +10,7 @@ import pytest
 import stepwise
 import zoo
 from programs import PROGRAMS, Program
-from stepwise import FEW, KINDS, NUMBERS, Job, jobs
+from stepwise import FEW, KINDS, LARGE, NUMBERS, Job, jobs
 from test_conformance import assert_nvcc_compiles, needs_nvcc
 
 from rnnkernels.types import Array
@@ -34,6 +34,16 @@ def assert_within_budget(job: Job, got: dict[str, Array]) -> None:
 @pytest.mark.parametrize("number", NUMBERS)
 def test_against_the_reference(number: str) -> None:
     batch = jobs(numbers=[number])
+    for job, got in zip(batch, emulate("plain", batch), strict=True):
+        assert_within_budget(job, got)
+
+
+@on_emulator
+@pytest.mark.parametrize(
+    "number", [pytest.param(n, marks=[] if n == "bf16" else pytest.mark.slow) for n in NUMBERS]
+)
+def test_large_tiles(number: str) -> None:
+    batch = jobs(["lstm"], [number], LARGE)
     for job, got in zip(batch, emulate("plain", batch), strict=True):
         assert_within_budget(job, got)
 
