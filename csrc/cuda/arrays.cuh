@@ -97,16 +97,22 @@ __global__ void __launch_bounds__(array_threads) transpose(To* to, int64_t strid
   }
 }
 
-// to[r][c] (+)= from[r][c], and zeros from c = columns to to_columns.
+// A matrix of any strides; `columns` of it are read, or written.
+template <class E>
+struct View {
+  E* data;
+  int64_t row_stride, column_stride, columns;
+};
+
+// to[r][c] (+)= from[r][c], and zeros beyond from's columns.
 template <class To, class From>
-__global__ void __launch_bounds__(array_threads) copy_rows(To* to, int64_t to_stride, int64_t to_columns,
-                                                           const From* from, int64_t from_stride, int64_t rows,
-                                                           int64_t columns, bool accumulate) {
+__global__ void __launch_bounds__(array_threads) copy_rows(View<To> to, View<const From> from, int64_t rows,
+                                                           bool accumulate) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * array_threads + threadIdx.x;
-  const int64_t r = i / to_columns, c = i % to_columns;
+  const int64_t r = i / to.columns, c = i % to.columns;
   if (r >= rows) return;
-  To& element = to[r * to_stride + c];
-  auto value = c < columns ? widen(from[r * from_stride + c]) : 0;
+  To& element = to.data[r * to.row_stride + c * to.column_stride];
+  auto value = c < from.columns ? widen(from.data[r * from.row_stride + c * from.column_stride]) : 0;
   if (accumulate) value += widen(element);
   narrow(value, element);
 }
@@ -159,10 +165,21 @@ struct Partials {
   int64_t part_stride, stride;
   int parts;
 
-  __device__ __forceinline__ Real at(int64_t m, int64_t n) const {  // added up in their order
-    Real sum = 0;
-    for (int i = 0; i < parts; ++i) sum += data[i * part_stride + n * stride + m];
-    return sum;
+  // The sums at m, m + step, ... of n: the parts of each in their order.
+  template <int count>
+  __device__ __forceinline__ void add_up(Real (&sums)[count], int64_t m, int64_t step, int64_t n) const {
+#pragma unroll
+    for (int s = 0; s < count; ++s) sums[s] = 0;
+    const Real* part = data + n * stride + m;
+#pragma unroll 4
+    for (int i = 0; i < parts; ++i, part += part_stride)
+#pragma unroll
+      for (int s = 0; s < count; ++s) sums[s] += part[s * step];
+  }
+  __device__ __forceinline__ Real at(int64_t m, int64_t n) const {
+    Real sum[1];
+    add_up(sum, m, 0, n);
+    return sum[0];
   }
   __device__ __forceinline__ Real begin(int64_t, int64_t) const { return 0; }
   __device__ __forceinline__ void end(int64_t m, int64_t n, Real sum) const {
@@ -225,18 +242,6 @@ __global__ void __launch_bounds__(array_threads) scatter_gradients(Real* dw, con
     __syncthreads();
   }
   if (owns) *element = sum;
-}
-
-// to (rows, columns) of any strides (+)= from^T, from (columns, rows).
-template <class T>
-__global__ void __launch_bounds__(array_threads) copy_transposed(T* to, int64_t row_stride, int64_t column_stride,
-                                                                 const Wide<T>* from, int64_t rows, int64_t columns,
-                                                                 bool accumulate) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * array_threads + threadIdx.x;
-  const int64_t c = i / rows, r = i % rows;
-  if (c >= columns) return;
-  T& element = to[r * row_stride + c * column_stride];
-  narrow(accumulate ? widen(element) + from[i] : from[i], element);
 }
 
 // ---- sums over rows in a fixed order

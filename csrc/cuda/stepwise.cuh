@@ -48,14 +48,10 @@ constexpr GateOrder gate_order(int first) {
   return order;
 }
 
-// The unit and sequence of a thread: neighbours have neighbouring units.
+// The unit and sequence of a thread, in a grid of sequences and blocks of units.
 struct StepPlace {
-  __device__ __forceinline__ explicit StepPlace(int H)
-      : index(static_cast<int64_t>(blockIdx.x) * step_threads + threadIdx.x),
-        unit(static_cast<int>(index % H)),
-        b(static_cast<int>(index / H)) {}
-  int64_t index;
-  int unit, b;
+  int unit = static_cast<int>(blockIdx.y) * step_threads + static_cast<int>(threadIdx.x);
+  int b = static_cast<int>(blockIdx.x);
 };
 
 // ---- forward
@@ -88,12 +84,14 @@ __global__ void __launch_bounds__(step_threads) step_forward(StepForward<T> a) {
   using Real = Wide<T>;
   using V = Lane<Real>;
   using State = StateSlots<Cell, phase>;
-  const StepPlace place(a.H);
+  const StepPlace place;
   const int unit = place.unit, b = place.b;
-  if (b >= a.sequences.B) return;
-  const int64_t at = place.index, state_at = b * a.h_stride + unit;
+  if (unit >= a.H) return;
+  const int64_t at = static_cast<int64_t>(b) * a.H + unit, state_at = b * a.h_stride + unit;
   const bool runs = a.sequences.has(a.t, b);
-  const V h_prev = V(widen(a.h_prev[state_at]));
+  const V h_prev = V(widen(a.h_prev[state_at])), c_prev = V(Cell::has_c ? a.c[at] : Real(0));
+  Real hg[State::count];
+  a.hg.add_up(hg, unit, a.H, b);
 
   V gates[Cell::slots];
   for_slots<0, Cell::slots>([&](auto s) {
@@ -104,7 +102,7 @@ __global__ void __launch_bounds__(step_threads) step_forward(StepForward<T> a) {
       sum = a.xg[static_cast<int64_t>(b) * Cell::gates * a.H + j];
     else if (phase == Phase::whole && a.b_hh)
       sum = widen(a.b_hh[j]);
-    if constexpr (State::template has<slot>) sum += a.hg.at(static_cast<int64_t>(slot - State::first) * a.H + unit, b);
+    if constexpr (State::template has<slot>) sum += hg[slot - State::first];
     gates[slot] = V(sum);
   });
   if constexpr (phase == Phase::reset) {
@@ -114,7 +112,7 @@ __global__ void __launch_bounds__(step_threads) step_forward(StepForward<T> a) {
   } else {
     if constexpr (phase == Phase::after_reset) gates[Cell::R] = V(a.reset[at]), gates[Cell::Z] = V(a.update[at]);
     V h = V(0), c = V(0);
-    Cell::forward(gates, h_prev, V(Cell::has_c ? a.c[at] : Real(0)), h, c);
+    Cell::forward(gates, h_prev, c_prev, h, c);
     T stored, zero;
     narrow(h.v, stored), narrow(Real(0), zero);
     a.h[state_at] = runs ? stored : a.h_prev[state_at];
@@ -168,18 +166,19 @@ struct StepBackward {
 // dh += the product, where no step follows.
 template <class T>
 __global__ void __launch_bounds__(step_threads) finish_gradient(StepBackward<T> a) {
-  const StepPlace place(a.H);
-  if (place.b < a.sequences.B) a.dh[place.index] += a.product_at(place.b, place.unit);
+  const StepPlace place;
+  const int unit = place.unit, b = place.b;
+  if (unit < a.H) a.dh[static_cast<int64_t>(b) * a.H + unit] += a.product_at(b, unit);
 }
 
 template <class Cell, class T, Phase phase>
 __global__ void __launch_bounds__(step_threads) step_backward(StepBackward<T> a) {
   using Real = Wide<T>;
   using V = Lane<Real>;
-  const StepPlace place(a.H);
+  const StepPlace place;
   const int unit = place.unit, b = place.b;
-  if (b >= a.sequences.B) return;
-  const int64_t at = place.index;
+  if (unit >= a.H) return;
+  const int64_t at = static_cast<int64_t>(b) * a.H + unit;
   const bool runs = a.sequences.has(a.t, b);
   Real* d = a.d + static_cast<int64_t>(b) * Cell::slots * a.padded + unit;
   auto saved = [&](int index) {

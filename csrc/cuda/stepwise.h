@@ -72,7 +72,7 @@ Split split_into(TileShape shape, int64_t M, int64_t N, int64_t K, int64_t depth
 }
 
 inline Split split(int64_t M, int64_t N, int64_t K, int64_t depth, bool in_parts) {
-  constexpr int64_t enough_blocks = 64, deep = 8;
+  constexpr int64_t enough_blocks = 96, deep = 8;
   const auto whole = [&](Split s) { return in_parts ? s : Split{s.shape, 1, static_cast<int>(tiles_of(K, depth) * depth)}; };
   const Split large = whole(split_into<LargeShape>(TileShape::large, M, N, K, depth));
   const int64_t blocks = tiles_of(M, LargeShape::rows) * tiles_of(N, LargeShape::columns) * large.parts;
@@ -112,11 +112,17 @@ class StepwisePass {
   }
 
   template <class To, class From>
+  void copy(View<To> to, View<const From> from, int64_t rows, bool accumulate = false) const {
+    if (rows * to.columns == 0) return;
+    queue("copy_rows", blocks(rows * to.columns, array_threads), array_threads, 0, copy_rows<To, From>, to, from, rows,
+          accumulate);
+  }
+
+  // Of rows of `columns` elements, padded with zeros to to_columns.
+  template <class To, class From>
   void copy(To* to, int64_t to_stride, int64_t to_columns, const From* from, int64_t from_stride, int64_t rows,
             int64_t columns, bool accumulate = false) const {
-    if (rows * to_columns == 0) return;
-    queue("copy_rows", blocks(rows * to_columns, array_threads), array_threads, 0, copy_rows<To, From>, to, to_stride,
-          to_columns, from, from_stride, rows, columns, accumulate);
+    copy(View<To>{to, to_stride, 1, to_columns}, View<const From>{from, from_stride, 1, columns}, rows, accumulate);
   }
 
   // A (B, H) state of Real from one of any type, or zeros.
@@ -137,17 +143,6 @@ class StepwisePass {
           Block::threads, Block::shared_bytes, gemm<Math, Shape, Out>, a, b, static_cast<int>(K), split.part, out);
   }
 
-  template <class Math, class Out>
-  void multiply(const char* name, Rows<typename Math::Element> a, Rows<typename Math::Element> b, int64_t K, Split split,
-                Out out) const {
-    if (a.count == 0 || b.count == 0) return;
-    switch (split.shape) {
-      case TileShape::narrow: return multiply_in<Math, NarrowShape>(name, a, b, K, split, out);
-      case TileShape::small: return multiply_in<Math, SmallShape>(name, a, b, K, split, out);
-      case TileShape::large: return multiply_in<Math, LargeShape>(name, a, b, K, split, out);
-    }
-  }
-
   template <class Math>
   static Split split_of(int64_t M, int64_t N, int64_t K, bool in_parts) {
     return split(M, N, K, Product<Math, SmallShape>::depth, in_parts);
@@ -157,7 +152,12 @@ class StepwisePass {
   template <class Math, class Out>
   void multiply(const char* name, Rows<typename Math::Element> a, Rows<typename Math::Element> b, int64_t K,
                 Out out) const {
-    multiply<Math>(name, a, b, K, split_of<Math>(a.count, b.count, K, false), out);
+    if (a.count == 0 || b.count == 0) return;
+    const Split whole = split_of<Math>(a.count, b.count, K, false);
+    if (whole.shape == TileShape::large)
+      multiply_in<Math, LargeShape>(name, a, b, K, whole, out);
+    else  // a narrow tile too: kernels of its own would be for chunks of a few rows alone
+      multiply_in<Math, SmallShape>(name, a, b, K, whole, out);
   }
 
   // The sums of parts of k, which whoever reads them adds up. They are cut as for most_K, of which K may fall short.
@@ -167,7 +167,12 @@ class StepwisePass {
     Split parts = split_of<Math>(a.count, b.count, most_K, true);
     parts.parts = static_cast<int>(std::max<int64_t>(1, tiles_of(K, parts.part)));
     const Partials<Real> out = {partials, b.count * a.count, a.count, parts.parts};
-    multiply<Math>(name, a, b, K, parts, out);
+    if (a.count == 0 || b.count == 0) return out;
+    switch (parts.shape) {
+      case TileShape::narrow: multiply_in<Math, NarrowShape>(name, a, b, K, parts, out); break;
+      case TileShape::small: multiply_in<Math, SmallShape>(name, a, b, K, parts, out); break;
+      case TileShape::large: multiply_in<Math, LargeShape>(name, a, b, K, parts, out); break;
+    }
     return out;
   }
 
@@ -183,7 +188,7 @@ class StepwisePass {
 
   template <class Step>
   void queue_cell(const char* name, void (*kernel)(Step), const Step& step) const {
-    queue(name, blocks(p_.B * H_, step_threads), step_threads, 0, kernel, step);
+    queue(name, dim3(static_cast<unsigned>(p_.B), blocks(H_, step_threads)), step_threads, 0, kernel, step);
   }
 
   template <class From>
@@ -511,11 +516,10 @@ class StepwiseBackward : StepwisePass<Number> {
   void finish() const {
     const bool add = call_.accumulate;
     const LayerBackward& l = layer_;
-    if (dw_ih_ && p_.ids && I_)
-      this->queue("copy_transposed", this->blocks(G * H_ * I_, array_threads), array_threads, 0, copy_transposed<T>,
-                  static_cast<T*>(l.dw_ih), l.dw_ih_row_stride, l.dw_ih_col_stride, static_cast<const Real*>(dw_ih_),
-                  G * H_, I_, add);
-    if (dw_ih_ && !p_.ids) this->copy(static_cast<T*>(l.dw_ih), I_, I_, dw_ih_, I_, G * H_, I_, add);
+    if (dw_ih_) {  // by ids it was made as the transpose
+      const View<T> to = {static_cast<T*>(l.dw_ih), p_.ids ? l.dw_ih_row_stride : I_, p_.ids ? l.dw_ih_col_stride : 1, I_};
+      this->copy(to, View<const Real>{dw_ih_, p_.ids ? 1 : I_, p_.ids ? G * H_ : 1, I_}, G * H_, add);
+    }
     if (dw_hh_) this->copy(static_cast<T*>(l.dw_hh), H_, H_, dw_hh_, H_, G * H_, H_, add);
     const int64_t last_h = Cell::reset_before ? G : h_count;  // what b_hh goes into
     for (int64_t i = 0; i < G; ++i) {
