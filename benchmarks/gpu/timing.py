@@ -1,4 +1,4 @@
-"""Times the stepwise tier, replayed from a CUDA graph: `timing.py PROGRAM`, of tests/cuda/stepwise.cu by nvcc.
+"""Times the stepwise tier, replayed from a CUDA graph: `timing.py PROGRAM`, tests/cuda/stepwise.cu by nvcc.
 
 Prints a JSON object a line: microseconds a step, x's projection and all gradients included, and the
 workspace in bytes.

@@ -75,25 +75,32 @@ struct GateRows {
   }
 };
 
+template <class E>
+struct TransposeTile {
+  static constexpr int side = 32, stride = side + 1, lines = array_threads / side;
+  static constexpr size_t count = side * stride, shared_bytes = count * sizeof(E);
+};
+
 // to (columns, stride): to[c][r] = from.row(r)[c], and zeros from r = rows on.
 template <class To, class From>
-__global__ void __launch_bounds__(array_threads) transpose(To* to, int64_t stride, From from, int64_t rows,
-                                                           int64_t columns) {
-  constexpr int side = 32, lines = array_threads / side;
+__global__ void __launch_bounds__(array_threads)
+    transpose(To* to, int64_t stride, From from, int64_t rows, int64_t columns) {
+  using Tile = TransposeTile<To>;
+  constexpr int side = Tile::side, lines = Tile::lines;
   SharedMemory memory;
-  To* tile = memory.take<To>(side * (side + 1));
+  To* tile = memory.take<To>(Tile::count);
   const int along = threadIdx.x % side, across = threadIdx.x / side;
   const int64_t first_row = static_cast<int64_t>(blockIdx.x) * side;
   const int64_t first_column = static_cast<int64_t>(blockIdx.y) * side;
   for (int i = across; i < side; i += lines) {
     const int64_t r = first_row + i, c = first_column + along;
     const auto* row = r < rows && c < columns ? from.row(static_cast<uint32_t>(r)) : nullptr;
-    tile[i * (side + 1) + along] = row ? widen(row[c]) : 0;
+    tile[i * Tile::stride + along] = row ? widen(row[c]) : 0;
   }
   __syncthreads();
   for (int i = across; i < side; i += lines) {
     const int64_t r = first_row + along, c = first_column + i;
-    if (r < stride && c < columns) to[c * stride + r] = tile[along * (side + 1) + i];
+    if (r < stride && c < columns) to[c * stride + r] = tile[along * Tile::stride + i];
   }
 }
 
@@ -106,8 +113,8 @@ struct View {
 
 // to[r][c] (+)= from[r][c], and zeros beyond from's columns.
 template <class To, class From>
-__global__ void __launch_bounds__(array_threads) copy_rows(View<To> to, View<const From> from, int64_t rows,
-                                                           bool accumulate) {
+__global__ void __launch_bounds__(array_threads)
+    copy_rows(View<To> to, View<const From> from, int64_t rows, bool accumulate) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * array_threads + threadIdx.x;
   const int64_t r = i / to.columns, c = i % to.columns;
   if (r >= rows) return;
@@ -201,10 +208,9 @@ __global__ void __launch_bounds__(array_threads) add_products(Real* dw, int64_t 
 
 // xg of ids: the product with a one-hot x is a column of w_ih.
 template <class T>
-__global__ void __launch_bounds__(array_threads) gather_inputs(Wide<T>* xg, Biases<T> biases, const T* w_ih,
-                                                               int64_t row_stride, int64_t column_stride,
-                                                               const int64_t* ids, int64_t first_step, int64_t rows,
-                                                               Sequences sequences) {
+__global__ void __launch_bounds__(array_threads)
+    gather_inputs(Wide<T>* xg, Biases<T> biases, const T* w_ih, int64_t row_stride, int64_t column_stride,
+                  const int64_t* ids, int64_t first_step, int64_t rows, Sequences sequences) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * array_threads + threadIdx.x;
   const int64_t row = i / biases.rows, j = i % biases.rows;
   if (row >= rows) return;
@@ -215,13 +221,12 @@ __global__ void __launch_bounds__(array_threads) gather_inputs(Wide<T>* xg, Bias
   xg[i] = biases.at(j, static_cast<uint32_t>(row)) + widen(w_ih[j * row_stride + id * column_stride]);
 }
 
-// dw (I, G*H), the transpose, += rows of d whose id it is, in ascending order. A block has one id and array_threads rows of gates.
+// dw (I, G*H), the transpose, += rows of d whose id it is, in ascending order. A block has one id and a thread for each of so
+// many rows of gates.
 template <class Real>
-__global__ void __launch_bounds__(array_threads) scatter_gradients(Real* dw, const Real* d, int64_t d_stride, uint32_t H,
-                                                                   uint32_t padded, int gates, GateOrder order,
-                                                                   const int64_t* ids,
-                                                                   int64_t first_step, int64_t rows,
-                                                                   Sequences sequences) {
+__global__ void __launch_bounds__(array_threads)
+    scatter_gradients(Real* dw, const Real* d, int64_t d_stride, uint32_t H, uint32_t padded, int gates,
+                      GateOrder order, const int64_t* ids, int64_t first_step, int64_t rows, Sequences sequences) {
   SharedMemory memory;
   int* matches = memory.take<int>(array_threads);
   const int64_t id = blockIdx.x;
@@ -246,11 +251,14 @@ __global__ void __launch_bounds__(array_threads) scatter_gradients(Real* dw, con
 
 // ---- sums over rows in a fixed order
 
-// sums[group][c] += d[r][c] over the rows r = group, group + groups, ...: one group for a bias, one a sequence for a bias of each.
+constexpr int sum_columns = 32;  // of a block
+
+// sums[group][c] += d[r][c] over the rows r = group, group + groups, ...: one group for a bias, one for each sequence where
+// each has a bias.
 template <class Real>
-__global__ void __launch_bounds__(array_threads) sum_rows(Real* sums, const Real* d, int64_t d_stride, int64_t rows,
-                                                          int64_t columns, int64_t groups) {
-  constexpr int side = 32, lines = array_threads / side;
+__global__ void __launch_bounds__(array_threads)
+    sum_rows(Real* sums, const Real* d, int64_t d_stride, int64_t rows, int64_t columns, int64_t groups) {
+  constexpr int side = sum_columns, lines = array_threads / side;
   SharedMemory memory;
   Real* parts = memory.take<Real>(array_threads);
   const int64_t c = static_cast<int64_t>(blockIdx.y) * side + threadIdx.x % side, group = blockIdx.x;

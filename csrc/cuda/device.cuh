@@ -21,11 +21,16 @@
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
 #define RNNKERNELS_SM_90(...) __VA_ARGS__
+#define RNNKERNELS_SHARED_KIB 227
 #else
 #define RNNKERNELS_SM_90(...) __trap()
+#define RNNKERNELS_SHARED_KIB 163
 #endif
 
 namespace rnnkernels::cuda {
+
+// What a multiprocessor has for the dynamic shared memory of its blocks.
+constexpr int shared_kib = RNNKERNELS_SHARED_KIB;
 
 struct Where {};
 
@@ -201,16 +206,14 @@ __device__ __forceinline__ void copy_async_wait() {
 // words is K / 2 further on. Of d it holds columns 2 q and 2 q + 1, of row r and of row r + 8
 
 __device__ __forceinline__ void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Where = {}) {
-  asm(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
       "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
 __device__ __forceinline__ void mma_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Where = {}) {
-  asm(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
       "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
@@ -218,8 +221,7 @@ __device__ __forceinline__ void mma_f16(float (&d)[4], const uint32_t (&a)[4], c
 
 // Operands come from to_tf32: the tensor cores would drop lower bits instead of rounding them.
 __device__ __forceinline__ void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Where = {}) {
-  asm(
-      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
       "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
@@ -383,6 +385,7 @@ class SharedMemory {
 }  // namespace rnnkernels::cuda
 
 #undef RNNKERNELS_SM_90
+#undef RNNKERNELS_SHARED_KIB
 
 #endif
 

@@ -47,15 +47,15 @@ struct LanePlace {
 // A row of an operand's tile in shared memory: 32 words of k, and 4 that spread rows over the banks.
 constexpr int words_of_depth = 32, row_words = words_of_depth + 4;
 
-// ---- sum[group][tile] += a b over one depth of k, a warp's: 16 rows of a for a group, 8 of b for a tile. A lane's four sums are
-// of rows r and r + 8 and columns 2 q and 2 q + 1, as those of mma: sum[2 i + j] of row r + 8 i, column 2 q + j
+// ---- sum[group][tile] += a b over one depth of k, a warp's: 16 rows of a for a group, 8 of b for a tile. A lane's four sums
+// are of rows r and r + 8 and columns 2 q and 2 q + 1, as those of mma: sum[2 i + j] of row r + 8 i, column 2 q + j
 
 // In the type itself: one chain of fma in ascending k.
 template <class Real>
 struct Fma {
   using Element = Real;
   using Sum = Real;
-  static constexpr int blocks_at_once = 1;  // of a multiprocessor, that registers must do for: two would spill
+  static constexpr int blocks_at_once = 1;  // of a multiprocessor: registers would not do for two
 
   template <int groups, int tiles>
   static __device__ __forceinline__ void multiply(Sum (&sum)[groups][tiles][4], const uint32_t* a, const uint32_t* b) {
@@ -66,8 +66,7 @@ struct Fma {
 #pragma unroll
       for (int tile = 0; tile < tiles; ++tile)
 #pragma unroll
-        for (int j = 0; j < 2; ++j)
-          read(columns[tile][j], b + (tile * 8 + place.pair * 2 + j) * row_words + word);
+        for (int j = 0; j < 2; ++j) read(columns[tile][j], b + (tile * 8 + place.pair * 2 + j) * row_words + word);
 #pragma unroll
       for (int group = 0; group < groups; ++group)
 #pragma unroll
@@ -100,7 +99,7 @@ template <class Kind>
 struct Mma {
   using Element = typename Kind::Element;
   using Sum = float;
-  static constexpr int blocks_at_once = 2;
+  static constexpr int blocks_at_once = shared_kib < 220 ? 1 : 2;  // large tiles take 110 KiB a block
 
   template <int groups, int tiles>
   static __device__ __forceinline__ void multiply(Sum (&sum)[groups][tiles][4], const uint32_t* a, const uint32_t* b) {
@@ -172,8 +171,8 @@ struct KindTf32 {
 };
 
 // ---- what a call may be in. Gradients of 16-bit numbers are float32 until they are stored, and their products tf32, in which
-// weights and activations of 16 bits are exact: rounding gradients to bfloat16 would cost more than its budget, and float16 lacks
-// their range
+// weights and activations of 16 bits are exact: rounding gradients to bfloat16 would cost more than its budget, and float16
+// lacks their range
 
 template <class Storage, class ForwardMath, class BackwardMath>
 struct Number {

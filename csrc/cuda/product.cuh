@@ -80,8 +80,7 @@ struct Product {
 #pragma unroll
       for (int tile = 0; tile < tiles; ++tile)
 #pragma unroll
-        for (int e = 0; e < 4; ++e)
-          act(sum[group][tile][e], row + group * 16 + e / 2 * 8, column + tile * 8 + e % 2);
+        for (int e = 0; e < 4; ++e) act(sum[group][tile][e], row + group * 16 + e / 2 * 8, column + tile * 8 + e % 2);
   }
 
  private:
@@ -113,8 +112,8 @@ struct Product {
 
 // out(m, n) of each part of k = what it begins with + sum of a(m, k) b(n, k). The parts, of `part` k each, are the grid's z.
 template <class Math, class Shape, class Out>
-__global__ void __launch_bounds__(Shape::threads, Math::blocks_at_once) gemm(Rows<typename Math::Element> a, Rows<typename Math::Element> b, int K,
-                                               int part, Out out) {
+__global__ void __launch_bounds__(Shape::threads, Math::blocks_at_once)
+    gemm(Rows<typename Math::Element> a, Rows<typename Math::Element> b, int K, int part, Out out) {
   using Block = Product<Math, Shape>;
   SharedMemory memory;
   uint32_t* shared = memory.take<uint32_t>(Block::shared_words);

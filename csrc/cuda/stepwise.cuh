@@ -64,19 +64,19 @@ struct StepForward {
   Sequences sequences;
   int64_t t;
   int H;
-  const Real* xg;         // (B, G*H)
-  Partials<Real> hg;      // (B, rows of w_hh of the product), without bias
-  const T* b_hh;          // (G*H)
-  const T* h_prev;        // (B, h_stride)
-  T* h;                   // the state after, of sequences that have ended too
+  const Real* xg;     // (B, G*H)
+  Partials<Real> hg;  // (B, rows of w_hh of the product), without bias
+  const T* b_hh;      // (G*H)
+  const T* h_prev;    // (B, h_stride)
+  T* h;               // the state after, of sequences that have ended too
   int64_t h_stride;
-  Real* c;                // (B, H): replaced
-  T* y;                   // (B, y_stride)
+  Real* c;  // (B, H): replaced
+  T* y;     // (B, y_stride)
   int64_t y_stride;
-  T *gates, *saved_h;     // (B, saved_gates*H), (B, H)
-  Real* saved_c;          // (B, H)
-  T* reset_h;             // (B, h_stride): r*h_prev of reset_before, rounded
-  Real *reset, *update;   // (B, H): its r and z
+  T *gates, *saved_h;    // (B, saved_gates*H), (B, H)
+  Real* saved_c;         // (B, H)
+  T* reset_h;            // (B, h_stride): r*h_prev of reset_before, rounded
+  Real *reset, *update;  // (B, H): its r and z
 };
 
 template <class Cell, class T, Phase phase>
@@ -123,7 +123,8 @@ __global__ void __launch_bounds__(step_threads) step_forward(StepForward<T> a) {
     if (Cell::saved_gates > 0 && a.gates)
       for_slots<0, Cell::slots>([&](auto s) {
         constexpr int slot = decltype(s)::value, saved = Cell::saved_index[slot];
-        narrow(runs ? gates[slot].v : Real(0), a.gates[(static_cast<int64_t>(b) * Cell::saved_gates + saved) * a.H + unit]);
+        narrow(runs ? gates[slot].v : Real(0),
+               a.gates[(static_cast<int64_t>(b) * Cell::saved_gates + saved) * a.H + unit]);
       });
   }
 }

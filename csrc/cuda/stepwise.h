@@ -3,13 +3,15 @@
 // stream; nothing is allocated and nothing waits, so that it can be captured.
 //
 // Time goes in chunks, so that the workspace is bounded: x's projection a chunk of steps at a time in forward, dgates and
-// the gradients made of them in backward. Chunks follow from the sizes alone, and so do all sums.
+// the gradients made of them in backward. Chunks follow from the sizes alone, and so do all sums. B, I, H and G*H lie below
+// 2^31, which callers check.
 #pragma once
 
 #include <algorithm>
 
 #include "../api.h"
 #include "launch.h"
+#include "split.h"
 #include "stepwise.cuh"
 #include "workspace.h"
 
@@ -50,38 +52,6 @@ inline int64_t steps_of_chunk(int64_t T, int64_t bytes_of_step) {
   return std::max<int64_t>(1, std::min(T, chunk_bytes / std::max<int64_t>(1, bytes_of_step)));
 }
 
-// How a product is cut: into tiles of a shape, and along k in parts of whole depths so that it fills a device. By the sizes
-// alone, so that sums do not depend on the device.
-enum class TileShape { narrow, small, large };
-
-struct Split {
-  TileShape shape;
-  int parts, part;
-};
-
-inline int64_t tiles_of(int64_t count, int64_t each) { return (count + each - 1) / each; }
-
-template <class Shape>
-Split split_into(TileShape shape, int64_t M, int64_t N, int64_t K, int64_t depth) {
-  constexpr int64_t enough_blocks = 128, most_parts = 16;
-  const int64_t blocks = std::max<int64_t>(1, tiles_of(M, Shape::rows) * tiles_of(N, Shape::columns));
-  const int64_t depths = std::max<int64_t>(1, tiles_of(K, depth));
-  const int64_t wanted = std::min({std::max<int64_t>(1, enough_blocks / blocks), most_parts, depths});
-  const int64_t part = tiles_of(depths, wanted);
-  return {shape, static_cast<int>(tiles_of(depths, part)), static_cast<int>(part * depth)};
-}
-
-inline Split split(int64_t M, int64_t N, int64_t K, int64_t depth, bool in_parts) {
-  constexpr int64_t enough_blocks = 96, deep = 8;
-  const auto whole = [&](Split s) { return in_parts ? s : Split{s.shape, 1, static_cast<int>(tiles_of(K, depth) * depth)}; };
-  const Split large = whole(split_into<LargeShape>(TileShape::large, M, N, K, depth));
-  const int64_t blocks = tiles_of(M, LargeShape::rows) * tiles_of(N, LargeShape::columns) * large.parts;
-  const bool fits = M > LargeShape::rows / 2 && N > LargeShape::columns / 2;
-  if (fits && blocks >= enough_blocks && (large.parts == 1 || large.part >= deep * depth)) return large;
-  if (N > NarrowShape::columns) return whole(split_into<SmallShape>(TileShape::small, M, N, K, depth));
-  return whole(split_into<NarrowShape>(TileShape::narrow, M, N, K, depth));
-}
-
 // What both passes need of a call and queue alike.
 template <class Number>
 class StepwisePass {
@@ -93,7 +63,6 @@ class StepwisePass {
       : p_(problem),
         I_(I),
         H_(problem.H),
-        rows_(problem.B),
         sequences_{problem.lengths, problem.T, static_cast<int>(problem.B), reverse},
         workspace_(workspace),
         stream_(stream) {}
@@ -101,11 +70,12 @@ class StepwisePass {
   template <class... P, class... A>
   void queue(const char* name, dim3 grid, int threads, size_t shared, void (*kernel)(P...), A... arguments) const {
     LaunchShape shape;
-    shape.grid = grid, shape.block = static_cast<unsigned>(threads), shape.shared_bytes = shared, shape.stream = stream_;
+    shape.grid = grid, shape.block = static_cast<unsigned>(threads), shape.shared_bytes = shared,
+    shape.stream = stream_;
     launch(name, shape, kernel, arguments...);
   }
 
-  static unsigned blocks(int64_t count, int64_t each) { return static_cast<unsigned>((count + each - 1) / each); }
+  static unsigned blocks(int64_t count, int64_t each) { return static_cast<unsigned>(pieces(count, each)); }
 
   void zero(void* memory, int64_t bytes) const {
     if (bytes) check(cudaMemsetAsync(memory, 0, static_cast<size_t>(bytes), stream_), "cudaMemsetAsync");
@@ -135,11 +105,10 @@ class StepwisePass {
   }
 
   template <class Math, class Shape, class Out>
-  void multiply_in(const char* name, Rows<typename Math::Element> a, Rows<typename Math::Element> b, int64_t K, Split split,
-                   Out out) const {
+  void multiply_in(const char* name, Rows<typename Math::Element> a, Rows<typename Math::Element> b, int64_t K,
+                   Split split, Out out) const {
     using Block = Product<Math, Shape>;
-    queue(name,
-          dim3(blocks(b.count, Block::columns), blocks(a.count, Block::rows), static_cast<unsigned>(split.parts)),
+    queue(name, dim3(blocks(b.count, Block::columns), blocks(a.count, Block::rows), static_cast<unsigned>(split.parts)),
           Block::threads, Block::shared_bytes, gemm<Math, Shape, Out>, a, b, static_cast<int>(K), split.part, out);
   }
 
@@ -162,10 +131,10 @@ class StepwisePass {
 
   // The sums of parts of k, which whoever reads them adds up. They are cut as for most_K, of which K may fall short.
   template <class Math>
-  Partials<Real> multiply_parts(const char* name, Rows<typename Math::Element> a, Rows<typename Math::Element> b, int64_t K,
-                                int64_t most_K, Real* partials) const {
+  Partials<Real> multiply_parts(const char* name, Rows<typename Math::Element> a, Rows<typename Math::Element> b,
+                                int64_t K, int64_t most_K, Real* partials) const {
     Split parts = split_of<Math>(a.count, b.count, most_K, true);
-    parts.parts = static_cast<int>(std::max<int64_t>(1, tiles_of(K, parts.part)));
+    parts.parts = static_cast<int>(std::max<int64_t>(1, pieces(K, parts.part)));
     const Partials<Real> out = {partials, b.count * a.count, a.count, parts.parts};
     if (a.count == 0 || b.count == 0) return out;
     switch (parts.shape) {
@@ -193,17 +162,17 @@ class StepwisePass {
 
   template <class From>
   Rows<Real> transposed(Real* to, int64_t stride, From from, int64_t rows, int64_t columns) const {
-    constexpr size_t shared = 32 * 33 * sizeof(Real);
+    using Tile = TransposeTile<Real>;
     if (stride && columns)
-      queue("transpose", dim3(blocks(stride, 32), blocks(columns, 32)), array_threads, shared, transpose<Real, From>, to,
-            stride, from, rows, columns);
+      queue("transpose", dim3(blocks(stride, Tile::side), blocks(columns, Tile::side)), array_threads,
+            Tile::shared_bytes, transpose<Real, From>, to, stride, from, rows, columns);
     return {to, stride, columns};
   }
 
   // [first, end) of each chunk in turn, in the order of the pass.
   template <class Act>
   void for_chunks(int64_t steps, bool descending, Act act) const {
-    const int64_t count = (p_.T + steps - 1) / steps;
+    const int64_t count = pieces(p_.T, steps);
     for (int64_t i = 0; i < count; ++i) {
       const int64_t first = (descending ? count - 1 - i : i) * steps;
       act(first, std::min(first + steps, p_.T));
@@ -211,7 +180,7 @@ class StepwisePass {
   }
 
   const Problem& p_;
-  int64_t I_, H_, rows_;  // rows_: of a step
+  int64_t I_, H_;
   Sequences sequences_;
   Workspace& workspace_;
   cudaStream_t stream_;
@@ -220,9 +189,9 @@ class StepwisePass {
 template <class Cell, class Number>
 class StepwiseForward : StepwisePass<Number> {
   using Pass = StepwisePass<Number>;
+  using Pass::H_, Pass::I_, Pass::p_, Pass::sequences_, Pass::workspace_;
   using typename Pass::Real;
   using typename Pass::T;
-  using Pass::H_, Pass::I_, Pass::p_, Pass::sequences_, Pass::workspace_;
   using Math = typename Number::Forward;
 
  public:
@@ -250,8 +219,7 @@ class StepwiseForward : StepwisePass<Number> {
     if (workspace_.counts_only() || B == 0) return;
 
     for (T* state : states) this->zero(state, B * padded * static_cast<int64_t>(sizeof(T)));
-    if (Cell::reset_before)
-      this->zero(step.reset_h, B * padded * static_cast<int64_t>(sizeof(T)));
+    if (Cell::reset_before) this->zero(step.reset_h, B * padded * static_cast<int64_t>(sizeof(T)));
     if (layer_.h0) this->copy(states[0], padded, padded, static_cast<const T*>(layer_.h0), H_, B, H_);
     if (Cell::has_c) this->template begin_state<Real>(step.c, layer_.c0);
     step.sequences = sequences_, step.H = static_cast<int>(H_), step.h_stride = padded;
@@ -292,8 +260,12 @@ class StepwiseForward : StepwisePass<Number> {
     const Weights& w = layer_.weights;
     const int64_t G_H = Cell::gates * H_, rows = (end - first) * p_.B;
     const int64_t shared = Cell::reset_before ? G_H : (Cell::x_count + Cell::h_count - Cell::slots) * H_;
-    const Biases<T> biases = {static_cast<const T*>(w.b_ih), static_cast<const T*>(w.b_hh), G_H, shared,
-                              static_cast<int>(p_.B), w.b_ih_per_sequence};
+    const Biases<T> biases = {static_cast<const T*>(w.b_ih),
+                              static_cast<const T*>(w.b_hh),
+                              G_H,
+                              shared,
+                              static_cast<int>(p_.B),
+                              w.b_ih_per_sequence};
     if (p_.ids) {
       this->queue("gather_inputs", this->blocks(rows * G_H, array_threads), array_threads, 0, gather_inputs<T>, xg,
                   biases, static_cast<const T*>(w.w_ih), w.w_ih_row_stride, w.w_ih_col_stride, p_.ids, first, rows,
@@ -343,9 +315,9 @@ class StepwiseForward : StepwisePass<Number> {
 template <class Cell, class Number>
 class StepwiseBackward : StepwisePass<Number> {
   using Pass = StepwisePass<Number>;
+  using Pass::H_, Pass::I_, Pass::p_, Pass::sequences_, Pass::workspace_;
   using typename Pass::Real;
   using typename Pass::T;
-  using Pass::H_, Pass::I_, Pass::p_, Pass::sequences_, Pass::workspace_;
   using Math = typename Number::Backward;
   static constexpr int64_t G = Cell::gates, slots = Cell::slots;
   // The slots of h, and with reset_before the one of r*h besides.
@@ -363,8 +335,7 @@ class StepwiseBackward : StepwisePass<Number> {
     step.sequences = sequences_, step.H = static_cast<int>(H_), step.padded = static_cast<int>(padded_);
     const Weights& w = layer_.weights;
     this->transposed(w_hh_t_, G * padded_, gate_rows(w.w_hh, H_, h_order), G * padded_, H_);
-    if (call_.dx)
-      w_ih_rows_ = this->transposed(w_ih_t_, G * padded_, gate_rows(w.w_ih, I_, x_order), G * padded_, I_);
+    if (call_.dx) w_ih_rows_ = this->transposed(w_ih_t_, G * padded_, gate_rows(w.w_ih, I_, x_order), G * padded_, I_);
     step.dh = dh_, step.dc = dc_;
     step.all_h = static_cast<const T*>(layer_.h), step.h0 = static_cast<const T*>(layer_.h0);
     step.all_c = static_cast<const Real*>(layer_.c), step.c0 = static_cast<const Real*>(layer_.c0);
@@ -459,7 +430,8 @@ class StepwiseBackward : StepwisePass<Number> {
   void multiply_gates(StepBackward<T>& step, int64_t slot, int64_t count, Real* partials) const {
     const Rows<Real> w = {w_hh_t_ + (slot - h_first) * padded_, G * padded_, H_};
     const Rows<Real> d = {step.d + slot * padded_, slots * padded_, p_.B};
-    step.product = this->template multiply_parts<Math>("product with dgates", w, d, count * padded_, count * padded_, partials);
+    step.product =
+        this->template multiply_parts<Math>("product with dgates", w, d, count * padded_, count * padded_, partials);
     step.of_product = step.t;
   }
 
@@ -468,8 +440,9 @@ class StepwiseBackward : StepwisePass<Number> {
     const int64_t rows = (end - first) * p_.B, stride = pad_row<Real>(rows), d_row = slots * padded_;
     const T* x = static_cast<const T*>(call_.x);
     if (call_.dx)
-      this->template multiply<Math>("gradient of x", w_ih_rows_, {d_, d_row, rows}, G * padded_,
-                                    StoreRows<T>{static_cast<T*>(call_.dx) + first * p_.B * I_, I_, call_.accumulate_dx});
+      this->template multiply<Math>(
+          "gradient of x", w_ih_rows_, {d_, d_row, rows}, G * padded_,
+          StoreRows<T>{static_cast<T*>(call_.dx) + first * p_.B * I_, I_, call_.accumulate_dx});
     Rows<Real> d_t = {};
     if (d_t_) d_t = this->transposed(d_t_, stride, PlainRows<Real>{d_, d_row}, rows, d_row);
     if (dw_ih_ && p_.ids) add_by_ids(first, rows);
@@ -485,7 +458,8 @@ class StepwiseBackward : StepwisePass<Number> {
       if (reset_h_) last_h_t = this->transposed(reset_h_t_, stride, PlainRows<Real>{reset_h_, padded_}, rows, H_);
       add_products_of(dw_hh_, H_, h_t, d_t, h_first, h_count, h_order, rows, weight_partials_);
       if (Cell::reset_before)
-        add_products_of(dw_hh_, H_, last_h_t, d_t, reset_slot, 1, gate_order<Cell>(reset_slot), rows, reset_weight_partials_);
+        add_products_of(dw_hh_, H_, last_h_t, d_t, reset_slot, 1, gate_order<Cell>(reset_slot), rows,
+                        reset_weight_partials_);
     }
     if (db_) add_sums(db_, rows, d_row, 1);
     if (db_sequence_) add_sums(db_sequence_, rows, G * padded_, p_.B);
@@ -495,20 +469,21 @@ class StepwiseBackward : StepwisePass<Number> {
                        GateOrder order, int64_t rows, Real* partials) const {
     const Rows<Real> d = {d_t.data + slot * padded_ * d_t.stride, d_t.stride, count * padded_};
     if (columns == 0) return;
-    const auto products = this->template multiply_parts<Math>("gradient of weights", a_t, d, rows, most_rows_, partials);
-    this->queue("add_products", this->blocks(d.count * columns, array_threads), array_threads, 0, add_products<Real>, dw,
-                columns, static_cast<uint32_t>(H_), static_cast<uint32_t>(padded_), order, products, d.count);
+    const auto products =
+        this->template multiply_parts<Math>("gradient of weights", a_t, d, rows, most_rows_, partials);
+    this->queue("add_products", this->blocks(d.count * columns, array_threads), array_threads, 0, add_products<Real>,
+                dw, columns, static_cast<uint32_t>(H_), static_cast<uint32_t>(padded_), order, products, d.count);
   }
 
   void add_by_ids(int64_t first, int64_t rows) const {
-    this->queue("scatter_gradients", dim3(static_cast<unsigned>(I_), this->blocks(G * H_, array_threads)), array_threads,
-                array_threads * sizeof(int), scatter_gradients<Real>, dw_ih_, static_cast<const Real*>(d_),
-                slots * padded_, static_cast<uint32_t>(H_), static_cast<uint32_t>(padded_), static_cast<int>(G), x_order, p_.ids,
-                first, rows, sequences_);
+    this->queue("scatter_gradients", dim3(static_cast<unsigned>(I_), this->blocks(G * H_, array_threads)),
+                array_threads, array_threads * sizeof(int), scatter_gradients<Real>, dw_ih_,
+                static_cast<const Real*>(d_), slots * padded_, static_cast<uint32_t>(H_),
+                static_cast<uint32_t>(padded_), static_cast<int>(G), x_order, p_.ids, first, rows, sequences_);
   }
 
   void add_sums(Real* sums, int64_t rows, int64_t columns, int64_t groups) const {
-    this->queue("sum_rows", dim3(static_cast<unsigned>(groups), this->blocks(columns, 32)), array_threads,
+    this->queue("sum_rows", dim3(static_cast<unsigned>(groups), this->blocks(columns, sum_columns)), array_threads,
                 array_threads * sizeof(Real), sum_rows<Real>, sums, static_cast<const Real*>(d_), slots * padded_, rows,
                 columns, groups);
   }
@@ -517,7 +492,8 @@ class StepwiseBackward : StepwisePass<Number> {
     const bool add = call_.accumulate;
     const LayerBackward& l = layer_;
     if (dw_ih_) {  // by ids it was made as the transpose
-      const View<T> to = {static_cast<T*>(l.dw_ih), p_.ids ? l.dw_ih_row_stride : I_, p_.ids ? l.dw_ih_col_stride : 1, I_};
+      const View<T> to = {static_cast<T*>(l.dw_ih), p_.ids ? l.dw_ih_row_stride : I_, p_.ids ? l.dw_ih_col_stride : 1,
+                          I_};
       this->copy(to, View<const Real>{dw_ih_, p_.ids ? 1 : I_, p_.ids ? G * H_ : 1, I_}, G * H_, add);
     }
     if (dw_hh_) this->copy(static_cast<T*>(l.dw_hh), H_, H_, dw_hh_, H_, G * H_, H_, add);
@@ -525,13 +501,13 @@ class StepwiseBackward : StepwisePass<Number> {
     for (int64_t i = 0; i < G; ++i) {
       const int64_t x_gate = Cell::gate_of_slot[Cell::x_first + i], gate_row = G * H_;
       if (l.db_ih && db_sequence_)
-        this->copy(static_cast<T*>(l.db_ih) + x_gate * H_, gate_row, H_, db_sequence_ + i * padded_, G * padded_, p_.B, H_,
-                   add);
+        this->copy(static_cast<T*>(l.db_ih) + x_gate * H_, gate_row, H_, db_sequence_ + i * padded_, G * padded_, p_.B,
+                   H_, add);
       if (l.db_ih && !db_sequence_)
         this->copy(static_cast<T*>(l.db_ih) + x_gate * H_, H_, H_, db_ + i * padded_, padded_, 1, H_, add);
       if (l.db_hh && i < last_h)
-        this->copy(static_cast<T*>(l.db_hh) + Cell::gate_of_slot[h_first + i] * H_, H_, H_, db_ + (h_first + i) * padded_,
-                   padded_, 1, H_, add);
+        this->copy(static_cast<T*>(l.db_hh) + Cell::gate_of_slot[h_first + i] * H_, H_, H_,
+                   db_ + (h_first + i) * padded_, padded_, 1, H_, add);
     }
     if (l.dh0) this->copy(static_cast<T*>(l.dh0), H_, H_, dh_, H_, p_.B, H_, add);
     if (l.dc0) this->copy(static_cast<Real*>(l.dc0), H_, H_, dc_, H_, p_.B, H_, add);

@@ -1,8 +1,8 @@
 // Runs layers of the stepwise tier, forward and backward, on problems from standard input, for tests/emu/stepwise.py, which
 // writes and reads them. `stepwise ORDER SEED` names the emulator's order; `stepwise time N` prints what N calls take.
 //
-// A problem is its sizes and flags in words of 64 bits, then arrays: each the count of its bytes, -1 where it is absent, and the
-// bytes. Results come back as arrays in the same way.
+// A problem is its sizes and flags in words of 64 bits, then arrays: each the count of its bytes, -1 where it is absent, and
+// the bytes. Results come back as arrays in the same way.
 #include "../../csrc/cuda/stepwise.h"
 
 #include "harness.h"
@@ -21,9 +21,7 @@ using Bytes = std::vector<unsigned char>;
 
 bool read(void* to, size_t bytes) { return std::fread(to, 1, bytes, stdin) == bytes; }
 
-void write(const void* from, size_t bytes) {
-  expect(std::fwrite(from, 1, bytes, stdout) == bytes, "no output");
-}
+void write(const void* from, size_t bytes) { expect(std::fwrite(from, 1, bytes, stdout) == bytes, "no output"); }
 
 // An array of the device, or none.
 class Array {
@@ -137,21 +135,22 @@ void run(const Header& p) {
   problem.ids = static_cast<const int64_t*>(in[IDS].get());
   Weights w = {in[W_IH].get(), in[W_HH].get(), in[B_IH].get(), in[B_HH].get(), p.I, 1, p.bias_per_sequence != 0};
   if (p.transposed_w_ih) w.w_ih_row_stride = 1, w.w_ih_col_stride = G * p.H;
-  const LayerForward forward = {w,         in[H0].get(), in[C0].get(),  h_n.get(), c_n.get(),
-                                gates.get(), saved_c.get(), h.get()};
+  const LayerForward forward = {w,         in[H0].get(), in[C0].get(),  h_n.get(),
+                                c_n.get(), gates.get(),  saved_c.get(), h.get()};
   LayerBackward backward = {};
   backward.weights = w;
   backward.h0 = in[H0].get(), backward.c0 = in[C0].get();
   backward.gates = gates.get(), backward.c = saved_c.get(), backward.h = h.get();
   backward.dh_n = in[DH_N].get(), backward.dc_n = in[DC_N].get();
-  backward.dw_ih = dw_ih.get(), backward.dw_hh = dw_hh.get(), backward.db_ih = db_ih.get(), backward.db_hh = db_hh.get();
+  backward.dw_ih = dw_ih.get(), backward.dw_hh = dw_hh.get(), backward.db_ih = db_ih.get(),
+  backward.db_hh = db_hh.get();
   backward.dw_ih_row_stride = w.w_ih_row_stride, backward.dw_ih_col_stride = w.w_ih_col_stride;
   backward.dh0 = dh0.get(), backward.dc0 = dc0.get();
 
   const bool reverse = p.reverse;
   const ForwardCall forward_call = {&problem, &forward, p.I, reverse, in[X].get(), y.get(), p.H};
-  const BackwardCall backward_call = {&problem, &backward, p.I, reverse,      in[X].get(), in[DY].get(),
-                                      p.H,      dx.get(),  again, again};
+  const BackwardCall backward_call = {&problem,     &backward, p.I,      reverse, in[X].get(),
+                                      in[DY].get(), p.H,       dx.get(), again,   again};
   run_pass<StepwiseForward, Cell, Number>("forward", forward_call);
   for (int i = 0; i <= again; ++i) run_pass<StepwiseBackward, Cell, Number>("backward", backward_call);
   if (timed_calls) return;
@@ -163,8 +162,7 @@ template <class Number>
 void run_cell(const Header& header) {
   switch (static_cast<Cell>(header.cell)) {
 #define RNNKERNELS_CELL(name, type) \
-  case Cell::name:                  \
-    return run<type, Number>(header);
+  case Cell::name: return run<type, Number>(header);
 #include "../../csrc/core/cells.inc"
 #undef RNNKERNELS_CELL
   }

@@ -1,7 +1,7 @@
 """Sends problems to a program of tests/cuda/stepwise.cu, emulated or on a GPU, and measures what comes back.
 
-`python tests/emu/stepwise.py [--few] PROGRAM ...` checks every problem of every cell and type, and prints what
-failed and the worst share of a budget.
+`python tests/emu/stepwise.py [--few] PROGRAM ...` checks every problem of every cell and type, and prints
+what failed and the worst share of a budget.
 """
 
 from __future__ import annotations

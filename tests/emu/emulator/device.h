@@ -10,6 +10,8 @@ namespace rnnkernels::cuda {
 
 using emu::Where;
 
+constexpr int shared_kib = 227;
+
 // ---- numbers
 
 inline uint32_t pack_bf16(float low, float high) { return to_bf16(low) | static_cast<uint32_t>(to_bf16(high)) << 16; }
