@@ -65,7 +65,6 @@ struct Product {
       fill(step + stages - 1);
       Math::multiply(sum, warp_a + step % stages * stage_words, warp_b + step % stages * stage_words);
     }
-    copy_async_wait<0>();
   }
 
   // act(sum, row, column) of each of the thread's sums, its place in the block.

@@ -17,6 +17,8 @@
 
 namespace rnnkernels::cuda {
 
+constexpr int64_t usual_chunk_bytes = int64_t{64} << 20;
+
 // One layer in one direction. I is the layer's own, and so is reverse.
 struct ForwardCall {
   const Problem* problem;
@@ -26,6 +28,7 @@ struct ForwardCall {
   const void* x;  // (T, B, I), unless problem->ids
   void* y;        // (T, B, H), a row every y_stride elements; null: nobody asks
   int64_t y_stride;
+  int64_t chunk_bytes = usual_chunk_bytes;
 };
 
 struct BackwardCall {
@@ -38,6 +41,7 @@ struct BackwardCall {
   int64_t dy_stride;
   void* dx;
   bool accumulate, accumulate_dx;  // a second direction adds to the first's dx
+  int64_t chunk_bytes = usual_chunk_bytes;
 };
 
 template <class E>
@@ -46,9 +50,7 @@ constexpr int64_t pad_row(int64_t count) {
   return (count + width - 1) / width * width;
 }
 
-constexpr int64_t chunk_bytes = int64_t{64} << 20;
-
-inline int64_t steps_of_chunk(int64_t T, int64_t bytes_of_step) {
+inline int64_t steps_of_chunk(int64_t T, int64_t bytes_of_step, int64_t chunk_bytes) {
   return std::max<int64_t>(1, std::min(T, chunk_bytes / std::max<int64_t>(1, bytes_of_step)));
 }
 
@@ -201,7 +203,7 @@ class StepwiseForward : StepwisePass<Number> {
   void run() {
     const Weights& w = layer_.weights;
     const int64_t G_H = Cell::gates * H_, B = p_.B, padded = pad_row<T>(H_);
-    const int64_t steps = steps_of_chunk(p_.T, B * (G_H + I_) * static_cast<int64_t>(sizeof(Real)));
+    const int64_t steps = steps_of_chunk(p_.T, B * (G_H + I_) * static_cast<int64_t>(sizeof(Real)), call_.chunk_bytes);
     const auto w_hh = operand(w.w_hh, G_H, H_);
     const auto w_ih = p_.ids ? Rows<T>{} : operand(w.w_ih, G_H, I_);
     const bool packs_x = !p_.ids && !usable(call_.x, I_);
@@ -360,7 +362,7 @@ class StepwiseBackward : StepwisePass<Number> {
     padded_ = pad_row<Real>(H_);
     const bool dense = !p_.ids, wants_dw_ih = layer_.dw_ih, wants_dw_hh = layer_.dw_hh;
     const int64_t columns = 2 * slots * padded_ + (dense && wants_dw_ih ? I_ : 0) + (wants_dw_hh ? 2 * H_ : 0);
-    steps_ = steps_of_chunk(p_.T, B * columns * static_cast<int64_t>(sizeof(Real)));
+    steps_ = steps_of_chunk(p_.T, B * columns * static_cast<int64_t>(sizeof(Real)), call_.chunk_bytes);
     const int64_t rows = pad_row<Real>(steps_ * B);  // as d_t and its like are padded
     auto take = [&](bool wanted, std::initializer_list<int64_t> sizes) {
       return wanted ? this->template take<Real>(sizes) : nullptr;

@@ -15,7 +15,7 @@ namespace {
 
 struct Header {
   int64_t cell, number, T, B, I, H;
-  int64_t reverse, bias_per_sequence, transposed_w_ih, accumulate;
+  int64_t reverse, bias_per_sequence, transposed_w_ih, accumulate, chunk_bytes;
 };
 using Bytes = std::vector<unsigned char>;
 
@@ -148,9 +148,10 @@ void run(const Header& p) {
   backward.dh0 = dh0.get(), backward.dc0 = dc0.get();
 
   const bool reverse = p.reverse;
-  const ForwardCall forward_call = {&problem, &forward, p.I, reverse, in[X].get(), y.get(), p.H};
-  const BackwardCall backward_call = {&problem,     &backward, p.I,      reverse, in[X].get(),
-                                      in[DY].get(), p.H,       dx.get(), again,   again};
+  ForwardCall forward_call = {&problem, &forward, p.I, reverse, in[X].get(), y.get(), p.H};
+  BackwardCall backward_call = {&problem,     &backward, p.I,      reverse, in[X].get(),
+                                in[DY].get(), p.H,       dx.get(), again,   again};
+  if (p.chunk_bytes) forward_call.chunk_bytes = backward_call.chunk_bytes = p.chunk_bytes;
   run_pass<StepwiseForward, Cell, Number>("forward", forward_call);
   for (int i = 0; i <= again; ++i) run_pass<StepwiseBackward, Cell, Number>("backward", backward_call);
   if (timed_calls) return;
@@ -187,7 +188,7 @@ int main(int argc, char** argv) {
   choose(argc, argv);
   void (*const numbers[])(const Header&) = {
 #ifdef ONLY_NUMBER  // for a look at one type's kernels
-      run_cell<ONLY_NUMBER>
+      run_cell<ONLY_NUMBER>, run_cell<ONLY_NUMBER>, run_cell<ONLY_NUMBER>, run_cell<ONLY_NUMBER>, run_cell<ONLY_NUMBER>
 #else
       run_cell<NumberF64>, run_cell<NumberF32>, run_cell<NumberTf32>, run_cell<NumberBf16>, run_cell<NumberF16>
 #endif

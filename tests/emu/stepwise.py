@@ -65,7 +65,8 @@ LARGE = [CellCase(2, 2100, 130, 70)]
 
 # Under sanitizers, and in many orders: small, and across an edge of every kind.
 FEW = [CellCase(3, 33, 5, 17, ragged=True), CellCase(2, 2, 40, 9, reverse=True, bias="sequence")]
-FEW += [CellCase(2, 3, 4, 5, ids=True)]
+FEW += [CellCase(2, 3, 4, 5, ids=True, ragged=True)]
+CHUNKED = [case for case in CASES if case.T >= 5]
 
 
 class Job(NamedTuple):
@@ -76,19 +77,36 @@ class Job(NamedTuple):
     case: CellCase
     transposed: bool = False  # w_ih, which goes with ids alone
     accumulate: bool = False  # the gradients twice, into zeros
+    chunk_bytes: int = 0  # that a chunk of steps may take; 0: as many as usual
+    infinite: bool = False  # x in the last step of the sequences that end early
 
     def __str__(self) -> str:
-        marks = "".join(f", {mark}" for mark in ("transposed", "accumulate") if getattr(self, mark))
+        marks = "".join(
+            f", {mark}"
+            for mark in ("transposed", "accumulate", "chunk_bytes", "infinite")
+            if getattr(self, mark)
+        )
         return f"{self.kind} {self.number} {self.case}{marks}"
 
     def problem(self) -> CellProblem:
-        return self.case.problem(self.kind, DTYPES[self.number])
+        problem = self.case.problem(self.kind, DTYPES[self.number])
+        if self.infinite:
+            lengths = problem.arguments["lengths"]
+            early = np.flatnonzero((lengths > 0) & (lengths < self.case.T))
+            problem.arguments["x"][lengths[early] - 1, early] = np.inf
+        return problem
+
+
+# dgates are 0 where padding begins, and what they would be multiplied with is infinite.
+INFINITE = Job("rnn_relu", "f32", CellCase(6, 9, 1, 5, ragged=True), infinite=True)
 
 
 def jobs(
     kinds: Iterable[str] = KINDS, numbers: Iterable[str] = NUMBERS, cases: Sequence[CellCase] = CASES
 ) -> list[Job]:
     chosen = [Job(kind, number, case) for number, kind, case in product(numbers, kinds, cases)]
+    if cases is CASES:  # chunks of one step, and of up to four, the last one shorter
+        chosen += [Job(*one, chunk_bytes=5000) for one in product(kinds, numbers, CHUNKED)]
     chosen += [job._replace(transposed=True) for job in chosen if job.case.ids]
     chosen += [
         job._replace(accumulate=True) for job in chosen if job.number in ("f32", "f64") and job.case.ragged
@@ -101,7 +119,7 @@ def inputs(job: Job) -> bytes:
     problem = job.problem()
     case, arguments = job.case, problem.arguments
     header = [KINDS.index(job.kind), NUMBERS.index(job.number), case.T, case.B, case.I, case.H]
-    header += [case.reverse, case.bias == "sequence", job.transposed, job.accumulate]
+    header += [case.reverse, case.bias == "sequence", job.transposed, job.accumulate, job.chunk_bytes]
     sent = {name: arguments.get(name, problem.cotangents.get(name)) for name in INPUTS}
     if case.ids:
         sent["ids"], sent["x"] = sent["x"], None
@@ -165,11 +183,12 @@ def shares(job: Job, got: dict[str, Array]) -> Iterator[tuple[str, float]]:
     """The share of its budget that each result's error is. Gradients are measured from what forward kept."""
     problem = job.problem()
     wide = problem.as_float64()
-    want = named_arrays(wide.forward(reference))
+    with np.errstate(invalid="ignore"):  # of infinite numbers
+        want = named_arrays(wide.forward(reference))
+        gradients = named_arrays(wide.backward(reference, saved_by(job, problem, got)))
     for name in FORWARD:
         if name in want:
             yield name, relative_error(got[name], want[name]) / limit(job, "forward")
-    gradients = named_arrays(wide.backward(reference, saved_by(job, problem, got)))
     for name in BACKWARD:
         if name in gradients:
             twice = 2 if job.accumulate else 1

@@ -10,7 +10,7 @@ import pytest
 import stepwise
 import zoo
 from programs import PROGRAMS, Program
-from stepwise import FEW, KINDS, LARGE, NUMBERS, Job, jobs
+from stepwise import FEW, INFINITE, KINDS, LARGE, NUMBERS, Job, jobs
 from test_conformance import assert_nvcc_compiles, needs_nvcc
 
 from rnnkernels.types import Array
@@ -46,6 +46,14 @@ def test_large_tiles(number: str) -> None:
     batch = jobs(["lstm"], [number], LARGE)
     for job, got in zip(batch, emulate("plain", batch), strict=True):
         assert_within_budget(job, got)
+
+
+@on_emulator
+def test_padding_after_an_infinite_state() -> None:
+    (got,) = emulate("plain", [INFINITE])
+    assert np.isinf(got["h_n"]).any()
+    assert np.isfinite(got["dw_hh"]).all()
+    assert_within_budget(INFINITE, got)
 
 
 @on_emulator
