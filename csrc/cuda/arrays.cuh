@@ -21,7 +21,20 @@ struct Sequences {
   __device__ __forceinline__ int64_t before(int64_t t) const { return reverse ? t + 1 : t - 1; }
 };
 
-// ---- rows by number, null for one of zeros. Row i of a chunk of steps is sequence i % B of step i / B
+// Row i of a chunk of steps: a sequence and a step of it.
+struct ChunkRow {
+  __device__ __forceinline__ ChunkRow(const Sequences& sequences, int64_t first_step, uint32_t i)
+      : t(first_step + i / static_cast<uint32_t>(sequences.B)),
+        b(static_cast<int>(i % static_cast<uint32_t>(sequences.B))),
+        row(t * sequences.B + b),
+        runs(sequences.has(t, b)) {}
+  int64_t t;
+  int b;
+  int64_t row;  // of (T, B)
+  bool runs;
+};
+
+// ---- rows by number, null for one of zeros
 
 template <class E>
 struct PlainRows {
@@ -36,9 +49,8 @@ struct StepRows {  // of x: padding is not read
   int64_t stride, first_step;
   Sequences sequences;
   __device__ __forceinline__ const E* row(uint32_t i) const {
-    const int64_t t = first_step + i / sequences.B;
-    const int b = static_cast<int>(i % sequences.B);
-    return sequences.has(t, b) ? data + (t * sequences.B + b) * stride : nullptr;
+    const ChunkRow at(sequences, first_step, i);
+    return at.runs ? data + at.row * stride : nullptr;
   }
 };
 
@@ -48,11 +60,10 @@ struct PreviousRows {  // what h was before a step
   int64_t H, first_step;
   Sequences sequences;
   __device__ __forceinline__ const E* row(uint32_t i) const {
-    const int64_t t = first_step + i / sequences.B;
-    const int b = static_cast<int>(i % sequences.B);
-    if (!sequences.has(t, b)) return nullptr;
-    if (sequences.has_before(t, b)) return h + (sequences.before(t) * sequences.B + b) * H;
-    return h0 ? h0 + b * H : nullptr;
+    const ChunkRow at(sequences, first_step, i);
+    if (!at.runs) return nullptr;
+    if (sequences.has_before(at.t, at.b)) return h + (sequences.before(at.t) * sequences.B + at.b) * H;
+    return h0 ? h0 + at.b * H : nullptr;
   }
 };
 
@@ -214,10 +225,9 @@ __global__ void __launch_bounds__(array_threads)
   const int64_t i = static_cast<int64_t>(blockIdx.x) * array_threads + threadIdx.x;
   const int64_t row = i / biases.rows, j = i % biases.rows;
   if (row >= rows) return;
-  const int64_t t = first_step + row / sequences.B;
-  const int b = static_cast<int>(row % sequences.B);
-  if (!sequences.has(t, b)) return;  // whatever stands there is not read
-  const int64_t id = ids[t * sequences.B + b];
+  const ChunkRow at(sequences, first_step, static_cast<uint32_t>(row));
+  if (!at.runs) return;  // whatever stands there is not read
+  const int64_t id = ids[at.row];
   xg[i] = biases.at(j, static_cast<uint32_t>(row)) + widen(w_ih[j * row_stride + id * column_stride]);
 }
 
@@ -237,9 +247,8 @@ __global__ void __launch_bounds__(array_threads)
   Real sum = owns ? *element : 0;
   for (int64_t first = 0; first < rows; first += array_threads) {
     const int64_t row = first + threadIdx.x;
-    const int64_t t = first_step + row / sequences.B;
-    const int b = static_cast<int>(row % sequences.B);
-    const bool match = row < rows && sequences.has(t, b) && ids[t * sequences.B + b] == id;
+    const ChunkRow at(sequences, first_step, static_cast<uint32_t>(row));
+    const bool match = row < rows && at.runs && ids[at.row] == id;
     matches[threadIdx.x] = match;
     if (!__syncthreads_or(match)) continue;
     for (int i = 0; i < array_threads; ++i)

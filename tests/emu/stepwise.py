@@ -41,8 +41,8 @@ BACKWARD = ("dx", "dw_ih", "dw_hh", "db_ih", "db_hh", "dh0", "dc0")
 TF32_EPS = 2.0**-10
 TF32: dict[Kind, float] = {"forward": 2 * TF32_EPS, "gradient": 2 * TF32_EPS}
 
-# A tile has 16 units and 32 sequences (64 and 64 in products of whole chunks), of k 32 words: 16 float64,
-# 32 float32, 64 of 16 bits. The ring has 4 tiles.
+# A tile has 64 rows of weights and 32 or 64 sequences, of k 32 words: 16 float64, 32 float32, 64 of 16
+# bits; the ring has 4. (3, 1, 1, 1) leaves nearly all of a tile empty.
 SIZES = [
     (3, 1, 1, 1),
     (2, 32, 16, 16),
