@@ -39,6 +39,13 @@ DTYPES = (*FLOATS, *HALVES)
 # RNNKERNELS_ISA picks one, as for the library; else all that this CPU runs
 ISAS = [rnnkernels.info()["isa"]] if "RNNKERNELS_ISA" in os.environ else rnnkernels.info()["isas"]
 VECTOR_ISAS = [isa for isa in ISAS if isa != "scalar"]
+
+
+def isas_of_the_same_bits(dtype: str) -> list[str]:
+    """Vector instruction sets; AMX adds products of bfloat16 in groups, so that its bits are its own."""
+    return [isa for isa in VECTOR_ISAS if isa != "amx" or dtype != "bfloat16"]
+
+
 SANITIZED = os.environ.get("RNNKERNELS_SANITIZED", "")  # "address" or "thread" in tests/sanitize/run
 
 

@@ -45,7 +45,7 @@ INCLUDES = {
 }
 # What is compiled with instruction set flags may use no library code that the linker could share with other
 # objects: headers of plain declarations alone.
-PER_ISA = ("kernels.cpp", "half_kernels.cpp", "int8_kernels.cpp")  # of csrc/cpu
+PER_ISA = ("kernels.cpp", "half_kernels.cpp", "bf16_kernels.cpp", "int8_kernels.cpp")  # of csrc/cpu
 PER_ISA_HEADERS = {"cmath", "cstddef", "cstdint", "cstring", "math.h", "immintrin.h", "arm_neon.h"}
 
 
@@ -107,12 +107,24 @@ def test_code_compiled_per_isa_uses_no_shared_library_code() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm")
-@pytest.mark.parametrize(("isa", "flags"), [("avx2", "-mavx2 -mfma -mf16c -mbmi -mbmi2"), ("scalar", "")])
-@pytest.mark.parametrize("file", PER_ISA)
-def test_no_symbol_of_an_isa_can_replace_another(file: str, isa: str, flags: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("file", "isa"),
+    [
+        (file, isa)
+        for file in PER_ISA
+        for isa in (["amx"] if file == "bf16_kernels.cpp" else ["avx2", "scalar"])
+    ],
+)
+def test_no_symbol_of_an_isa_can_replace_another(file: str, isa: str, tmp_path: Path) -> None:
     """A weak symbol outside the inline namespace of the ISA could be merged into other objects."""
-    if isa == "avx2" and os.uname().machine != "x86_64":
-        pytest.skip("AVX2 is of x86-64")
+    if isa != "scalar" and os.uname().machine != "x86_64":
+        pytest.skip(f"{isa} is of x86-64")
+    avx2 = "-mavx2 -mfma -mf16c -mbmi -mbmi2"
+    flags = {
+        "scalar": "",
+        "avx2": avx2,
+        "amx": f"{avx2} -mavx512f -mavx512cd -mavx512bw -mavx512dq -mavx512vl",
+    }[isa]
     settings = ["-std=c++17", "-O0", "-ffp-contract=off", "-fno-exceptions"]  # as cmake sets them
     compiler = [os.environ.get("CXX", "g++"), *settings, *flags.split()]
     definitions = ["-I", CSRC, f"-DRNNKERNELS_ISA={isa}", "-DRNNKERNELS_REAL=float", "-DRNNKERNELS_DTYPE=f32"]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import rnnkernels
-from kernelcases import HALVES, ISAS, KINDS, Case, HeadCase, run_head, truth
+from kernelcases import HALVES, ISAS, KINDS, Case, HeadCase, assert_close, run_head, thinned, truth
 from rnnkernels import functional, reference
 from rnnkernels.testing import (
     CELL_KINDS,
@@ -131,6 +131,52 @@ def test_the_state_is_rounded_each_step(kind: str, dtype: str, isa: str) -> None
             state = {"h0": one.h_n} | ({"c0": one.c_n} if kind == "lstm" else {})
     assert whole.saved.h.tobytes() == whole.y.tobytes()
     assert whole.h_n.tobytes() == whole.y[-1].tobytes()
+
+
+# Around the 16 rows of a tile, two of them, and the 32 terms that it adds at once; rows of x that products
+# read in place (I a multiple of 32) and not.
+TILES = [
+    (3, B, I, H)
+    for B, (I, H) in zip(
+        (15, 16, 17, 31, 32, 33, 47, 48, 49, 64, 65, 96),
+        (
+            (32, 32),
+            (31, 33),
+            (33, 31),
+            (64, 64),
+            (1, 65),
+            (63, 96),
+            (96, 63),
+            (65, 1),
+            (128, 48),
+            (95, 80),
+            (64, 130),
+            (40, 16),
+        ),
+        strict=True,
+    )
+]
+
+
+@each_kind
+@each_isa
+@pytest.mark.parametrize("size", thinned(TILES, 4), ids=str)
+def test_tiles_of_16_bits(kind: str, isa: str, size: tuple[int, int, int, int]) -> None:
+    """Against the reference, with and without lengths, in either direction; a sequence's bits as if alone."""
+    for ragged in (False, True):
+        case = Case(CellCase(*size, ragged=ragged, reverse=ragged))
+        want = truth(kind, case, "bfloat16")
+        with rnnkernels.config(isa=isa):
+            got = want.problem.forward(functional)
+            assert_close(got, want.forward, "forward", case, "bfloat16")
+            alone = {
+                name: a[:, 7:8] if name == "x" else a[7:8]
+                for name, a in want.problem.arguments.items()
+                if name in ("x", "h0", "c0", "lengths")
+            }
+            one = CellProblem(kind, want.problem.arguments | alone, {}).forward(functional)
+        assert one.y.tobytes() == got.y[:, 7:8].tobytes()
+        assert one.h_n.tobytes() == got.h_n[7:8].tobytes()
 
 
 @each_kind

@@ -81,8 +81,10 @@ def test_random_problems(kind: str, seed: int) -> None:
 def test_every_row_is_covered() -> None:
     operations = {kernel.operation for kernel in KERNELS}
     assert operations == {*KINDS, "linear", "cross_entropy", "linear_cross_entropy"}
-    # each operation, forward and backward, in each dtype, on each instruction set
-    assert len({kernel.name for kernel in KERNELS}) == len(operations) * 2 * len(DTYPES) * len(ISAS)
+    # each operation, forward and backward, in each dtype, on each instruction set; AMX is for one dtype
+    sets = {(dtype, isa) for dtype in DTYPES for isa in ISAS if isa != "amx" or dtype == "bfloat16"}
+    assert {(kernel.dtype, kernel.isa) for kernel in KERNELS} == sets
+    assert len({kernel.name for kernel in KERNELS}) == len(operations) * 2 * len(sets)
 
 
 # -- saved activations -------------------------------------------------------------------------------------

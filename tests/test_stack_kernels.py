@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import rnnkernels
-from kernelcases import DTYPES, HALVES, ISAS, KINDS, VECTOR_ISAS, thinned
+from kernelcases import DTYPES, HALVES, ISAS, KINDS, VECTOR_ISAS, isas_of_the_same_bits, thinned
 from rnnkernels import functional, reference
 from rnnkernels.testing import CELL_KINDS, Kind, as_float64, dtype_of, share_of_budget
 from rnnkernels.types import Array
@@ -175,7 +175,7 @@ def test_the_bits_do_not_depend_on_threads(kind: str, dtype: str, stack: Stack) 
 def test_the_bits_do_not_depend_on_the_vector_isa(kind: str, dtype: str, stack: Stack) -> None:
     arguments = stack.arguments(kind, dtype)
     bits = []
-    for isa in VECTOR_ISAS:
+    for isa in isas_of_the_same_bits(dtype):
         with rnnkernels.config(isa=isa):
             bits.append(bits_of(*run(functional, kind, arguments)))
     assert all(other == bits[0] for other in bits[1:])

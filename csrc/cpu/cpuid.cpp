@@ -9,6 +9,7 @@
 
 #if defined(__linux__)
 #include <sched.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 #elif defined(__APPLE__)
 #include <sys/sysctl.h>
@@ -24,6 +25,20 @@ static bool has_f16c() {
 }
 #endif
 
+#if defined(__x86_64__) && defined(__linux__)
+// Tiles are 8 KiB of state that Linux saves for threads of processes that asked to use them (its
+// Documentation/arch/x86/xstate.rst); once asked, all of this process' threads may.
+static bool has_amx() {
+  constexpr unsigned bf16 = 1u << 22, tiles = 1u << 24, int8 = 1u << 25, all = bf16 | tiles | int8;
+  unsigned a, b, c, d;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & all) != all) return false;
+  constexpr long request_permission = 0x1023, tile_data = 18;
+  return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+}
+#else
+static bool has_amx() { return false; }
+#endif
+
 // The features named here are those of cmake/CpuKernels.cmake.
 static bool supported(Isa isa) {
   switch (isa) {
@@ -36,6 +51,7 @@ static bool supported(Isa isa) {
       return supported(Isa::avx2) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512cd") &&
              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
              __builtin_cpu_supports("avx512vl");
+    case Isa::amx: return supported(Isa::avx512) && has_amx();
 #elif defined(__aarch64__)
     case Isa::neon: return true;
 #endif
@@ -45,7 +61,7 @@ static bool supported(Isa isa) {
 
 bool isa_available(Isa isa) {
   static const bool available[] = {supported(Isa::scalar), supported(Isa::neon), supported(Isa::avx2),
-                                   supported(Isa::avx512)};
+                                   supported(Isa::avx512), supported(Isa::amx)};
   return isa_compiled(isa) && available[static_cast<int>(isa)];
 }
 
@@ -58,12 +74,12 @@ bool has_vnni() {
 }
 
 const char* isa_name(Isa isa) {
-  static const char* const names[] = {"scalar", "neon", "avx2", "avx512"};
+  static const char* const names[] = {"scalar", "neon", "avx2", "avx512", "amx"};
   return names[static_cast<int>(isa)];
 }
 
 Isa best_isa() {
-  for (Isa isa : {Isa::avx512, Isa::avx2, Isa::neon}) {
+  for (Isa isa : {Isa::amx, Isa::avx512, Isa::avx2, Isa::neon}) {
     if (isa_available(isa)) return isa;
   }
   return Isa::scalar;

@@ -65,8 +65,9 @@ static const std::vector<const KernelSet*>& kernel_sets() {
 }
 
 const KernelSet& kernel_set(Isa isa, Dtype dtype) {
+  const Isa of_dtype = isa == Isa::amx && dtype != Dtype::bf16 ? Isa::avx512 : isa;
   for (const KernelSet* set : kernel_sets()) {
-    if (set->isa == isa && set->dtype == dtype && isa_available(isa)) return *set;
+    if (set->isa == of_dtype && set->dtype == dtype && isa_available(isa)) return *set;
   }
   throw std::runtime_error(std::string("isa: ") + isa_name(isa) + " is not available in this build or on this machine");
 }
@@ -74,10 +75,10 @@ const KernelSet& kernel_set(Isa isa, Dtype dtype) {
 // An AVX-512 without VNNI has nothing for bytes that AVX2 has not.
 static const LayerKernel* int8_layers(Isa isa) {
 #if defined(RNNKERNELS_HAVE_AVX512)
-  if (isa == Isa::avx512 && has_vnni()) return avx512vnni::int8_layers();
+  if ((isa == Isa::avx512 || isa == Isa::amx) && has_vnni()) return avx512vnni::int8_layers();
 #endif
 #if defined(RNNKERNELS_HAVE_AVX2)
-  if (isa == Isa::avx512 || isa == Isa::avx2) return avx2::int8_layers();
+  if (isa == Isa::amx || isa == Isa::avx512 || isa == Isa::avx2) return avx2::int8_layers();
 #endif
 #if defined(RNNKERNELS_HAVE_NEON)
   if (isa == Isa::neon) return neon::int8_layers();

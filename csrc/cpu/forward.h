@@ -14,13 +14,22 @@
 
 RNNKERNELS_BEGIN_NAMESPACE
 
-// One matrix of a layer in panels of [k][N][lanes]. Int8Matrix (int8.h) offers the same for weights of 8 bits.
+// One matrix of a layer in panels of [k][N][lanes]. Int8Matrix (int8.h) offers the same for weights of 8 bits, Bf16Matrix
+// (bf16.h) for products of 16.
 template <class Real>
 struct RealMatrix {
   using V = Vec<Real>;
   using Weight = Real;
-  using Rows = Operand<Real>;
-  static constexpr bool rounds = false;  // what it multiplies
+  using Rows = Operand<Real>;            // what it multiplies
+  using Number = Real;                   // of a state that it multiplies
+  using State = Real*;                   // to those
+  using Reset = Real*;                   // and to r*h_prev
+  struct Multiplier {};                  // of the processor, to be set up
+  static constexpr int group = 1;        // terms that are read at once: beyond a row's end are zeros
+  static constexpr bool rounds = false;  // its rows
+  static constexpr bool fuses = true;    // input and state can share a tile
+  template <class Storage>
+  static constexpr bool multiplies = !Storage::converts;  // x as it is stored
 
   int64_t K;
   int N;
@@ -33,6 +42,8 @@ struct RealMatrix {
   V row(int64_t panel, int64_t k, int vector) const { return V::load(at(panel, k, vector)); }
   Panels<Real> panels(Range all, const Tile& tile) const { return panels_at(data, K, N, all, tile); }
   int64_t K_in_blocks() const { return K; }
+  bool in_whole_groups() const { return true; }  // rows of x, to be multiplied as they are stored
+  static Rows operand(const Real* rows, int64_t stride, Multiplier&) { return {rows, stride}; }
 
   // One vector of a panel: lane l of row k is from[l*across + k*along] for l < count, else 0.
   template <class Pointer>
@@ -49,7 +60,7 @@ struct RealMatrix {
     Real* data;
 
     Copies(int64_t rows, int64_t K_, Arena& arena) : K(K_), data(arena.take<Real>(rows * K)) {}
-    Rows from(int64_t row) const { return {data + row * K, K}; }
+    Rows from(int64_t row, Multiplier&) const { return {data + row * K, K}; }
     template <class Pointer>
     void set(int64_t row, Pointer from) const {
       copy(from, data + row * K, K);
@@ -128,8 +139,11 @@ class ForwardLayer {
   using Weight = typename Matrix::Weight;
   using Rows = typename Matrix::Rows;
   static constexpr int lanes = V::lanes;
+  static constexpr bool x_as_stored = Matrix::template multiplies<Storage>;
 
  public:
+  static constexpr double weight_size = sizeof(*Matrix::data);
+  static constexpr bool fusible = Matrix::fuses && !Cell::reset_before;
   using Arrays = Storage;
   using Packed = PackedLayer<Real, Cell, Matrix, Storage>;
 
@@ -148,9 +162,9 @@ class ForwardLayer {
                  call.I, arena),
         rounded(Matrix::rounds ? (call.split_batch ? 1 : call.threads) * schedule.B : 0, H, arena) {
     const int64_t state = schedule.B * stride();
-    for (Real*& buffer : h) buffer = arena.take<Real>(state);
-    c = arena.take<Real>(Cell::has_c ? state : 0);
-    reset_h = arena.take<Real>(Cell::reset_before ? state : 0);
+    for (auto& buffer : h) take(arena, state, buffer);
+    take(arena, Cell::has_c ? state : 0, c);
+    take(arena, Cell::reset_before ? state : 0, reset_h);
   }
 
   size_t scratch_size() const { return arena.used; }
@@ -162,7 +176,7 @@ class ForwardLayer {
     if (!call.packed) weights.pack(call.io.weights, arrays, share(weights.panels, team), !call.ids);
     start(share(schedule.B, team));
     clear_padding();
-    if (call.fused) widen_x(0);
+    if (call.fused) gather_step(0);
     sync(team);
     for (Range chunk{0, 0}; chunk.end < schedule.steps;) {
       chunk = next_chunk(schedule, chunk.end, chunk_rows_forward);
@@ -180,11 +194,11 @@ class ForwardLayer {
   }
 
   bool reads_x_in_place() const {
-    return !Matrix::rounds && !Storage::converts && (call.fused || in_user_order(schedule));
+    return x_as_stored && weights.x.in_whole_groups() && (call.fused || in_user_order(schedule));
   }
 
   int64_t row_size() const { return weights.vectors * lanes; }
-  int64_t stride() const { return padded_stride<Real>(weights.panels * weights.units()); }
+  int64_t stride() const { return padded_stride<typename Matrix::Number>(weights.panels * weights.units()); }
   Real* xg_row(int64_t panel, int64_t row) const { return xg + (panel * capacity + row) * row_size(); }
   Sums<Real> xg_tile(const Tile& tile, int64_t first) const {
     return Sums<Real>::in_place(xg_row(tile.panel, first + tile.row), row_size(), capacity * row_size());
@@ -198,19 +212,40 @@ class ForwardLayer {
   void start(Range own) const {
     for (int64_t j = own.begin; j < own.end; ++j) {
       const int64_t b = sequence(schedule, j);
+      clear_groups(j);
       start_state(h[0], arrays.from(call.io.h0), arrays.to(call.io.h_n), j, b);
       if (Cell::has_c) start_state(c, static_cast<const Real*>(call.io.c0), static_cast<Real*>(call.io.c_n), j, b);
     }
   }
 
-  template <class From, class To>
-  void start_state(Real* state, From initial, To final, int64_t j, int64_t b) const {
+  // What products read of a state's row beyond its units: it stays 0.
+  void clear_groups(int64_t j) const {
+    if constexpr (Matrix::group > 1) {
+      for (int64_t u = 0; u < round_up(H, Matrix::group); u += lanes) {
+        for (const auto& state : h) write(V(0), state + (j * stride() + u));
+        if (Cell::reset_before) write(V(0), reset_h + (j * stride() + u));
+      }
+    }
+  }
+
+  // Of a panel's units beyond the last some may be NaN, which products by 0 would pass on.
+  template <class State>
+  static RNNKERNELS_INLINE void write_state(V value, State to, int valid) {
+    if constexpr (Matrix::group > 1) {
+      write(value, to, valid);
+    } else {
+      write(value, to);
+    }
+  }
+
+  template <class State, class From, class To>
+  void start_state(State state, From initial, To final, int64_t j, int64_t b) const {
     const From from = row_or_null(initial, b, H);
     for (int64_t u = 0; u < weights.panels * weights.units(); u += lanes) {
       const int n = weights.valid(u);
       const V value = load_or_zero(from, u, n);
-      value.store(state + j * stride() + u);
-      if (length(schedule, b) == 0) write(value, final + b * H + u, n);
+      write(value, state + (j * stride() + u));
+      if (length(schedule, b) == 0) write(value, final + (b * H + u), n);
     }
   }
 
@@ -248,44 +283,40 @@ class ForwardLayer {
   }
 
   Rows x_operand(Range chunk, int64_t s, Range chunk_rows) const {
-    if constexpr (!Matrix::rounds && !Storage::converts) {
-      if (reads_x_in_place())
-        return {row_or_null(arrays.from(call.x), schedule.B * chunk.begin, call.x_stride), call.x_stride};
+    if constexpr (x_as_stored) {
+      if (reads_x_in_place()) return Matrix::operand(x_row(schedule.B * chunk.begin), call.x_stride, multiplier);
     }
     for_each_row(chunk, s, call.split_batch ? chunk_rows : share(chunk_rows.size(), team),
                  [&](int64_t row, int64_t user, int64_t) { gathered.set(row, x_row(user)); });
     meet();
-    return gathered.from(0);
+    return gathered.from(0, multiplier);
   }
 
   auto x_row(int64_t user) const { return row_or_null(arrays.from(call.x), user, call.x_stride); }
 
-  // Rows of x of a step to be fused, of which a step and the next are kept.
-  void widen_x(int64_t s) const {
-    if constexpr (Storage::converts) {
-      if (s >= schedule.steps) return;
-      const Range own = call.split_batch ? rows : share(schedule.B, team);
-      for (int64_t j = own.begin; j < own.end; ++j)
-        gathered.set(s % 2 * schedule.B + j, x_row(user_row(schedule, s, j)));
-    }
+  // Rows of x of a step to be fused, of which a step and the next are kept, where the user's cannot be read in place.
+  void gather_step(int64_t s) const {
+    if (reads_x_in_place() || s >= schedule.steps) return;
+    const Range own = call.split_batch ? rows : share(schedule.B, team);
+    for (int64_t j = own.begin; j < own.end; ++j) gathered.set(s % 2 * schedule.B + j, x_row(user_row(schedule, s, j)));
   }
 
-  Operand<Real> fused_x_operand(int64_t s) const {
-    if constexpr (Storage::converts) {
-      return gathered.from(s % 2 * schedule.B);
-    } else {
-      return {x_row(user_row(schedule, s, 0)), call.x_stride};
+  Rows fused_x_operand(int64_t s) const {
+    if constexpr (x_as_stored) {
+      if (reads_x_in_place()) return Matrix::operand(x_row(user_row(schedule, s, 0)), call.x_stride, multiplier);
     }
+    return gathered.from(s % 2 * schedule.B, multiplier);
   }
 
   // A state as a product's left operand. Each member rounds all that it reads: that takes less than to meet once more.
-  Rows state_operand(const Real* state, Range active) const {
+  template <class State>
+  Rows state_operand(State state, Range active) const {
     if constexpr (Matrix::rounds) {
       const int64_t first = call.split_batch ? 0 : team.rank * schedule.B;
       for (int64_t j = active.begin; j < active.end; ++j) rounded.set(first + j, state + j * stride());
-      return rounded.from(first);
+      return rounded.from(first, multiplier);
     } else {
-      return {state, stride()};
+      return Matrix::operand(state, stride(), multiplier);
     }
   }
 
@@ -360,25 +391,29 @@ class ForwardLayer {
   // Both products and the equations, tile by tile; the rows of x are those of the user, whose order is kept. Never with
   // reset_before, whose second product needs the whole of the first.
   void fused_step(int64_t s) const {
-    alignas(cache_line) Real buffer[3][Vec<Real>::accumulators * lanes];
-    const Operand<Real> h_prev{h[s % 2], stride()};
+    if constexpr (fusible) {
+      with_constant<Cell::slots == 1 ? 2 : 1>(weights.blocks,
+                                              [&](auto blocks) { fused_step_of<decltype(blocks)::value>(s); });
+    }
+  }
+
+  template <int n>
+  void fused_step_of(int64_t s) const {
+    constexpr int vectors = Cell::slots * n;
+    alignas(cache_line) Real buffer[3][rows_per_tile<Weight>(vectors) * vectors * lanes];
+    const Rows h_prev = state_operand(h[s % 2], rows), x = fused_x_operand(s);
     const auto sums = [&](const Tile& tile) {
       return Sums<Real>{buffer[tile.slot], row_size(), row_size(), bias(tile.panel), 0};
     };
-    const auto run = [&](auto blocks) {
-      const Operand<Real> x = fused_x_operand(s);
-      constexpr int n = decltype(blocks)::value;
-      for_each_tile<Real>(
-          rows, panels, Cell::slots * n, 0, [&](const Tile& tile) { prefetch_outputs(s, tile); },
-          [&](const Tile& tile) {
-            accumulate_two<Real, Cell::slots * n, Cell::x_first * n, Cell::x_count * n, Cell::h_first * n,
-                           Cell::h_count * n>(tile.rows, sums(tile), x, weights.x.panels(panels, tile), h_prev,
-                                              weights.h.panels(panels, tile), tile.row);
-          },
-          [&](const Tile& tile) { finish(sums(tile), s, tile); }, false);
-    };
-    if constexpr (!Cell::reset_before && !Matrix::rounds) with_constant<Cell::slots == 1 ? 2 : 1>(weights.blocks, run);
-    widen_x(s + 1);
+    for_each_tile<Weight>(
+        rows, panels, vectors, 0, [&](const Tile& tile) { prefetch_outputs(s, tile); },
+        [&](const Tile& tile) {
+          accumulate_two<Real, vectors, Cell::x_first * n, Cell::x_count * n, Cell::h_first * n, Cell::h_count * n>(
+              tile.rows, sums(tile), x, weights.x.panels(panels, tile), h_prev, weights.h.panels(panels, tile),
+              tile.row);
+        },
+        [&](const Tile& tile) { finish(sums(tile), s, tile); }, false);
+    gather_step(s + 1);
     meet();
   }
 
@@ -407,8 +442,8 @@ class ForwardLayer {
         V a[Cell::slots];
         RNNKERNELS_UNROLL
         for (int q = 0; q < Cell::slots; ++q) a[q] = V::load(slots + q * lanes);
-        const int64_t at = (tile.row + tile.down(i)) * stride() + (tile.panel + tile.across(i)) * lanes;
-        Cell::reset(a, V::load(h[s % 2] + at)).store(reset_h + at);
+        const int64_t unit = (tile.panel + tile.across(i)) * lanes, at = (tile.row + tile.down(i)) * stride() + unit;
+        write_state(Cell::reset(a, read(h[s % 2] + at)), reset_h + at, weights.valid(unit));
         a[Cell::R].store(slots + Cell::R * lanes);
         a[Cell::Z].store(slots + Cell::Z * lanes);
       }
@@ -437,7 +472,7 @@ class ForwardLayer {
       const Real* slots = z.at(across, down) + block * Cell::slots * lanes;
       RNNKERNELS_UNROLL
       for (int q = 0; q < Cell::slots; ++q) a[q].v[i] = V::load(slots + q * lanes);
-      h_prev.v[i] = V::load(h[s % 2] + row[i] * stride() + unit[i]);
+      h_prev.v[i] = read(h[s % 2] + (row[i] * stride() + unit[i]));
       if (Cell::has_c) c_prev.v[i] = V::load(c + row[i] * stride() + unit[i]);
     }
     Cell::forward(a, h_prev, c_prev, h_new, c_new);
@@ -455,7 +490,7 @@ class ForwardLayer {
     const int64_t b = sequence(schedule, j), user = user_row(schedule, s, j), at = j * stride() + unit;
     const int n = weights.valid(unit);
     h_new = arrays.rounded(h_new);
-    h_new.store(h[(s + 1) % 2] + at);
+    write_state(h_new, h[(s + 1) % 2] + at, n);
     if (Cell::has_c) c_new.store(c + at);
     if (n == 0) return;
     write(h_new, arrays.to(call.y) + (user * call.y_stride + unit), n);
@@ -485,9 +520,10 @@ class ForwardLayer {
   Real* const xg;                          // [panels][capacity][vectors][lanes]
   const typename Matrix::Copies gathered;  // [capacity][I]: rows of x, where the user's cannot be read in place
   const typename Matrix::Copies rounded;   // [a member each][B][H]: rows of a state
-  Real* h[2];                              // [B][stride]: read by one step and written by it, in turns
+  typename Matrix::State h[2];             // [B][stride]: read by one step and written by it, in turns
   Real* c;                                 // [B][stride]
-  Real* reset_h;                           // [B][stride]: r*h_prev
+  typename Matrix::Reset reset_h;          // [B][stride]: r*h_prev
+  mutable typename Matrix::Multiplier multiplier;
   Team team{};
   Range panels{}, rows{};
 };

@@ -63,7 +63,8 @@ struct Int8Rows {
 
   int64_t stride() const { return padded_stride<Left>(K); }
   Left* at(int64_t row) const { return data + row * stride(); }
-  Int8Rows from(int64_t row) const { return {K, at(row), step + row}; }
+  struct Multiplier {};
+  Int8Rows from(int64_t row, Multiplier&) const { return {K, at(row), step + row}; }
 
   void set(int64_t row, const float* from) const {
     constexpr int offset = Vec<int8_t>::offset;
@@ -158,7 +159,13 @@ struct Int8Matrix {
   using Weight = int8_t;
   using Rows = Int8Rows;
   using Copies = Int8Rows;
-  static constexpr bool rounds = true;
+  using Number = float;  // of a state
+  using State = float*;
+  using Reset = float*;
+  using Multiplier = Int8Rows::Multiplier;
+  static constexpr bool rounds = true, fuses = false;
+  template <class Storage>
+  static constexpr bool multiplies = false;
   static constexpr int group = Vec<int8_t>::group;
 
   int64_t K;  // of whole groups
@@ -189,6 +196,7 @@ struct Int8Matrix {
     return {panels_at(data, K, N, all, tile), start + first, step + first};
   }
   int64_t K_in_blocks() const { return 0; }  // sums of integers are scaled once, at their end
+  bool in_whole_groups() const { return false; }
 
   // Lane l of a vector is the row from[l*across + k*along] for l < count, else 0.
   void pack(int64_t panel, int vector, const float* from, int64_t across, int64_t along, int64_t count) const {

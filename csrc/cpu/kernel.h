@@ -57,6 +57,8 @@ struct LayerBackwardCall {
 struct LayerKernel {
   const char *forward_name, *backward_name;
   Cell cell;
+  double weight_size;  // bytes, as forward multiplies it
+  bool fusible;        // input and state can share forward's tiles
   size_t (*forward_scratch)(const LayerForwardCall&);
   void (*forward)(const LayerForwardCall&, const Team&);
   size_t (*backward_scratch)(const LayerBackwardCall&);

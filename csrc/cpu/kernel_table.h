@@ -55,6 +55,8 @@ constexpr cpu::LayerKernel layer_kernel(const char* forward_name, const char* ba
   return {forward_name,
           backward_name,
           cell,
+          Forward::weight_size,
+          Forward::fusible,
           forward_scratch<Forward>,
           forward<Forward>,
           backward_scratch<Backward>,
@@ -65,9 +67,17 @@ constexpr cpu::LayerKernel layer_kernel(const char* forward_name, const char* ba
 
 template <class Forward>
 constexpr cpu::LayerKernel inference_kernel(const char* name, Cell cell) {
-  return {
-      name,         nullptr, cell, forward_scratch<Forward>, forward<Forward>, nullptr, nullptr, packed_bytes<Forward>,
-      pack<Forward>};
+  return {name,
+          nullptr,
+          cell,
+          Forward::weight_size,
+          Forward::fusible,
+          forward_scratch<Forward>,
+          forward<Forward>,
+          nullptr,
+          nullptr,
+          packed_bytes<Forward>,
+          pack<Forward>};
 }
 
 }  // namespace

@@ -24,6 +24,11 @@ struct Arena {
   }
 };
 
+template <class T>
+inline void take(Arena& arena, int64_t n, T*& piece) {
+  piece = arena.take<T>(n);
+}
+
 inline Range share(int64_t n, const Team& team) { return {n * team.rank / team.size, n * (team.rank + 1) / team.size}; }
 
 inline Range share_if(bool shared, int64_t n, const Team& team) { return shared ? share(n, team) : Range{0, n}; }

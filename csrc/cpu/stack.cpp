@@ -83,6 +83,7 @@ struct Pass {
 
 double vector_bytes(Isa isa) {
   switch (isa) {
+    case Isa::amx:
     case Isa::avx512: return 64;
     case Isa::avx2: return 32;
     case Isa::neon: return 16;
@@ -244,10 +245,9 @@ void forward(const ForwardArgs& args, const Execution& execution) {
   const Order order(p);
   for (int l = 0; l < p.layers; ++l) {
     LayerRun<LayerForwardCall> layer{kernel.forward, {}, {}};
-    const bool fusible = !int8 && (l || !p.ids) && !p.lengths && p.cell != Cell::gru_reset_before &&
+    const bool fusible = kernel.fusible && (l || !p.ids) && !p.lengths &&
                          (args.packed || !args.layer[l * p.directions].weights.b_ih_per_sequence);
-    const double weight_size = int8 ? 1 : static_cast<double>(size_of(computed_in(p.dtype)));
-    const Plan plan = plan_directions(p, order, l, {1, fusible, weight_size, isa}, execution.num_threads);
+    const Plan plan = plan_directions(p, order, l, {1, fusible, kernel.weight_size, isa}, execution.num_threads);
     for (int d = 0; d < p.directions; ++d) {
       LayerForwardCall call{};
       call.dtype = p.dtype;

@@ -18,10 +18,14 @@ struct Halves {
   float operator[](int64_t i) const { return bf16 ? from_bf16(data[i]) : from_f16(data[i]); }
 };
 
-// n lanes at p; the others are 0.
+// n lanes at p; the others are 0. Without n, all.
 template <class Real>
 RNNKERNELS_INLINE Vec<Real> read(const Real* p, int n) {
   return Vec<Real>::load(p, n);
+}
+template <class Real>
+RNNKERNELS_INLINE Vec<Real> read(const Real* p) {
+  return Vec<Real>::load(p);
 }
 inline Vec<float> read(Halves p, int n) {
   const Vec<uint16_t> lanes = Vec<uint16_t>::load(p.data, n);
@@ -31,6 +35,10 @@ inline Vec<float> read(Halves p, int n) {
 template <class Real>
 RNNKERNELS_INLINE void write(Vec<Real> value, Real* p, int n) {
   value.store(p, n);
+}
+template <class Real>
+RNNKERNELS_INLINE void write(Vec<Real> value, Real* p) {
+  value.store(p);
 }
 inline void write(Vec<float> value, Halves p, int n) {
   (p.bf16 ? Vec<uint16_t>::to_bf16(value) : Vec<uint16_t>::to_f16(value)).store(p.data, n);

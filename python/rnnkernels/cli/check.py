@@ -139,10 +139,13 @@ def run(options: argparse.Namespace) -> int:
     rows: dict[str, Row] = {}
     dtypes = _dtypes()
     for dtype in dtypes:
+        own = [
+            isa for isa in isas if any(name.endswith(f"_{DTYPES[dtype]}_{isa}") for name in facts["kernels"])
+        ]
         for family, cases in _families(dtype):
             if options.only not in family:
                 continue
-            found = _check(family, dtype, cases, isas)
+            found = _check(family, dtype, cases, own)
             rows |= found
             for name, row in found.items():
                 _print(name, row)
