@@ -264,8 +264,13 @@ def test_missing_extra_is_named() -> None:
     assert "Traceback" not in run.stderr
 
 
+def of_all_dtypes() -> str:
+    """The best instruction set that has kernels of every dtype; AMX is for bfloat16."""
+    return next(isa for isa in rnnkernels.info()["isas"] if isa != "amx")
+
+
 def test_check_passes_and_counts(capsys: pytest.CaptureFixture[str]) -> None:
-    isa = rnnkernels.info()["isa"]
+    isa = of_all_dtypes()
     assert main(["check", "--isa", isa]) == 0
     *lines, last = capsys.readouterr().out.splitlines()
     names = [line.split()[0] for line in lines]
@@ -290,7 +295,7 @@ def test_check_fails_on_a_wrong_kernel(
 
     monkeypatch.setattr(functional, "gru_backward", wrong)
     monkeypatch.setattr("rnnkernels.cli.check.SIZES", ((5, 3, 7, 5), (3, 19, 9, 33)))
-    isa = rnnkernels.info()["isa"]
+    isa = of_all_dtypes()
     assert main(["check", "--isa", isa, "--only", "gru"]) == 1
     failed = [line for line in capsys.readouterr().out.splitlines() if "FAILED" in line]
     assert [line.split()[0] for line in failed] == [

@@ -149,6 +149,10 @@ def run(options: argparse.Namespace) -> int:
             rows |= found
             for name, row in found.items():
                 _print(name, row)
+    if not rows and not options.only:
+        raise InputError(
+            f"--isa: {', '.join(isas)} has kernels of bfloat16 alone, which need ml_dtypes to be checked"
+        )
     if not rows:
         raise InputError(f"--only: expected part of a name such as lstm or stack_gru, got {options.only}")
     checked = {DTYPES[dtype] for dtype in dtypes}
