@@ -1,6 +1,6 @@
 # rnnkernels_add_cpu_kernels(TARGET): one object library per (instruction set, dtype) from csrc/cpu/kernels.cpp, one per
-# instruction set from half_kernels.cpp and int8_kernels.cpp, and with avx512 one from bf16_kernels.cpp for its extension AMX,
-# linked into TARGET.  The instruction sets are those of the processor compiled for,
+# instruction set from half_kernels.cpp and int8_kernels.cpp, and with avx512 one from bf16_kernels.cpp for each of its extensions
+# AVX512-BF16 and AMX, linked into TARGET.  The instruction sets are those of the processor compiled for,
 # or of them the ones in RNNKERNELS_ISAS; which one runs is decided at run time by csrc/cpu/dispatch.cpp, which learns from
 # RNNKERNELS_HAVE_<ISA> what was built.
 set(RNNKERNELS_ISAS "" CACHE STRING "Instruction sets to build, scalar among them (empty: all of the processor)")
@@ -19,6 +19,7 @@ if(RNNKERNELS_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   set(RNNKERNELS_FLAGS_avx512 ${RNNKERNELS_FLAGS_avx2} -mavx512f -mavx512cd -mavx512bw -mavx512dq -mavx512vl
       $<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized>  # g++ 12 warns of its own intrinsics (GCC bug 105593)
       $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
+  set(RNNKERNELS_FLAGS_avx512bf16 ${RNNKERNELS_FLAGS_avx512} -mavx512bf16)
   set(RNNKERNELS_FLAGS_amx ${RNNKERNELS_FLAGS_avx512})  # its instructions are written as assembly
   set(RNNKERNELS_FLAGS_avx512vnni ${RNNKERNELS_FLAGS_avx512} -mavx512vnni)  # of int8_kernels.cpp alone, where the CPU has it
 elseif(RNNKERNELS_PROCESSOR MATCHES "^(aarch64|arm64)$")
@@ -49,6 +50,9 @@ function(rnnkernels_add_kernel_objects target objects isa file)
 endfunction()
 
 function(rnnkernels_add_cpu_kernels target)
+  if(avx512 IN_LIST RNNKERNELS_ISAS)
+    rnnkernels_add_kernel_objects(${target} kernels_avx512bf16_bf16 avx512bf16 bf16_kernels.cpp)
+  endif()
   if(avx512 IN_LIST RNNKERNELS_ISAS AND CMAKE_SYSTEM_NAME STREQUAL Linux)  # which alone is asked for tiles (cpuid.cpp)
     rnnkernels_add_kernel_objects(${target} kernels_amx_bf16 amx bf16_kernels.cpp)
     target_compile_definitions(${target} PRIVATE RNNKERNELS_HAVE_AMX=1)

@@ -17,7 +17,7 @@ enum class Cell : int {
 #undef RNNKERNELS_CELL
 };
 enum class Dtype : int { f32, f64, bf16, f16 };
-enum class Isa : int { scalar, neon, avx2, avx512, amx };  // amx: for bfloat16, else avx512
+enum class Isa : int { scalar, neon, avx2, avx512, avx512bf16, amx };  // the last two: for bfloat16, else avx512
 
 // What a caller must know of a cell to allocate for it.
 struct CellTraits {

@@ -112,7 +112,7 @@ def test_code_compiled_per_isa_uses_no_shared_library_code() -> None:
     [
         (file, isa)
         for file in PER_ISA
-        for isa in (["amx"] if file == "bf16_kernels.cpp" else ["avx2", "scalar"])
+        for isa in (["amx", "avx512bf16"] if file == "bf16_kernels.cpp" else ["avx2", "scalar"])
     ],
 )
 def test_no_symbol_of_an_isa_can_replace_another(file: str, isa: str, tmp_path: Path) -> None:
@@ -120,10 +120,12 @@ def test_no_symbol_of_an_isa_can_replace_another(file: str, isa: str, tmp_path: 
     if isa != "scalar" and os.uname().machine != "x86_64":
         pytest.skip(f"{isa} is of x86-64")
     avx2 = "-mavx2 -mfma -mf16c -mbmi -mbmi2"
+    avx512 = f"{avx2} -mavx512f -mavx512cd -mavx512bw -mavx512dq -mavx512vl"
     flags = {
         "scalar": "",
         "avx2": avx2,
-        "amx": f"{avx2} -mavx512f -mavx512cd -mavx512bw -mavx512dq -mavx512vl",
+        "avx512bf16": f"{avx512} -mavx512bf16",
+        "amx": avx512,
     }[isa]
     settings = ["-std=c++17", "-O0", "-ffp-contract=off", "-fno-exceptions"]  # as cmake sets them
     compiler = [os.environ.get("CXX", "g++"), *settings, *flags.split()]

@@ -9,7 +9,7 @@
 namespace rnnkernels::bindings {
 namespace {
 
-constexpr std::array<Isa, 5> best_first = {Isa::amx, Isa::avx512, Isa::avx2, Isa::neon, Isa::scalar};
+constexpr std::array<Isa, 6> best_first = {Isa::amx, Isa::avx512bf16, Isa::avx512, Isa::avx2, Isa::neon, Isa::scalar};
 
 py::list names_of(bool (*belongs)(Isa)) {
   py::list names;

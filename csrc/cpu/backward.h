@@ -11,9 +11,41 @@
 
 RNNKERNELS_BEGIN_NAMESPACE
 
-template <class Real, class Cell, class Storage = Plain<Real>>
+// What products are of, and how gradients of gates are held for them. PairProducts (bf16/avx512bf16.h) offers the same for
+// numbers of 16 bits.
+template <class Real>
+struct RealProducts {
+  using Number = Real;
+  using Gates = Real*;
+  using Stored = Real;
+
+  static Operand<Number> operand(Gates rows, int64_t stride) { return {rows, stride}; }
+  static Number* numbers(Gates at) { return at; }
+};
+
+// A row of r*h_prev, as forward multiplied it.
+template <class Pointer>
+struct ResetState {
+  Pointer h{}, r{};  // h: null for zeros
+
+  ResetState operator+(int64_t n) const { return {row_or_null(h, n, 1), r + n}; }
+  explicit operator bool() const { return static_cast<bool>(r); }
+};
+template <class Pointer>
+RNNKERNELS_INLINE auto read(ResetState<Pointer> p, int n) {
+  return read(p.r, n) * load_or_zero(p.h, 0, n);
+}
+template <class Pointer>
+inline void prefetch(ResetState<Pointer> p, int64_t n) {
+  if (p.h) prefetch(p.h, n);
+}
+
+template <class Real, class Cell, class Storage = Plain<Real>, class Products = RealProducts<Real>>
 class BackwardLayer {
   using V = Vec<Real>;
+  using Number = typename Products::Number;
+  using Gates = typename Products::Gates;
+  using Matrix = PackedMatrix<Number>;
   using Layout = PackedLayer<Real, Cell>;
   static constexpr int lanes = V::lanes;
 
@@ -24,22 +56,22 @@ class BackwardLayer {
         arrays(call.dtype),
         H(call.H),
         arena{call.scratch},
-        w_hh(Cell::h_count * H, H),
-        w_hn(Cell::reset_before ? H : 0, H),
-        w_ih(Cell::x_count * H, call.I) {
+        w_hh(Cell::h_count * slot_size(), H),
+        w_hn(Cell::reset_before ? slot_size() : 0, H),
+        w_ih(Cell::x_count * slot_size(), call.I) {
     const int64_t state = schedule.B * stride();
     capacity = chunk_capacity(schedule, chunk_rows_backward);
-    w_hh.data = arena.take<Real>(w_hh.size());
-    w_hn.data = arena.take<Real>(w_hn.size());
-    w_ih.data = arena.take<Real>(call.dx ? w_ih.size() : 0);
+    w_hh.data = arena.take<Number>(w_hh.size());
+    w_hn.data = arena.take<Number>(w_hn.size());
+    w_ih.data = arena.take<Number>(call.dx ? w_ih.size() : 0);
     dh = arena.take<Real>(state);
     dc = arena.take<Real>(Cell::has_c ? state : 0);
-    for (Real*& chunk : dgates) chunk = arena.take<Real>(capacity * dgates_stride());
+    for (Gates& chunk : dgates) take(arena, round_up(capacity, Matrix::group) * dgates_stride(), chunk);
     user = arena.take<int64_t>(capacity);
     previous = arena.take<int64_t>(capacity);
-    inputs = arena.take<Real>(call.io.dw_ih && !call.ids ? PackedMatrix<Real>(capacity, call.I).size() : 0);
-    states = arena.take<Real>(call.io.dw_hh ? PackedMatrix<Real>(capacity, H).size() : 0);
-    reset_panels = arena.take<Real>(call.io.dw_hh && Cell::reset_before ? PackedMatrix<Real>(capacity, H).size() : 0);
+    inputs = arena.take<Number>(call.io.dw_ih && !call.ids ? Matrix(capacity, call.I).size() : 0);
+    states = arena.take<Number>(call.io.dw_hh ? Matrix(capacity, H).size() : 0);
+    reset_panels = arena.take<Number>(call.io.dw_hh && Cell::reset_before ? Matrix(capacity, H).size() : 0);
     for_each_weight_gradient([&](void* gradient, Real*& sum, int64_t size) {
       sum = Storage::converts ? arena.take<Real>(gradient ? size : 0) : static_cast<Real*>(gradient);
     });
@@ -71,7 +103,8 @@ class BackwardLayer {
 
  private:
   int64_t stride() const { return padded_stride<Real>(w_hh.panels() * w_hh.width()); }
-  int64_t dgates_stride() const { return padded_stride<Real>(Cell::slots * H); }
+  int64_t slot_size() const { return round_up(H, Matrix::group); }  // of a row of dgates: whole Numbers, ended by zeros
+  int64_t dgates_stride() const { return padded_stride<typename Products::Stored>(Cell::slots * slot_size()); }
 
   void meet() const {
     if (!call.split_batch) sync(team);
@@ -86,7 +119,10 @@ class BackwardLayer {
   void pack_weights() const {
     const auto hh = arrays.from(call.io.weights.w_hh), ih = arrays.from(call.io.weights.w_ih);
     const auto row_of = [&](auto w, int64_t columns, int first_slot) {
-      return [=](int64_t k) { return w + (Cell::gate_of_slot[first_slot + k / H] * H + k % H) * columns; };
+      return [=](int64_t k) {
+        const int64_t slot = k / slot_size(), unit = k % slot_size();
+        return row_or_null(unit < H ? w : decltype(w)(), Cell::gate_of_slot[first_slot + slot] * H + unit, columns);
+      };
     };
     w_hh.pack(share(w_hh.panels(), team), row_of(hh, H, Cell::h_first));
     if constexpr (Cell::reset_before) w_hn.pack(share(w_hn.panels(), team), row_of(hh, H, Cell::N));
@@ -134,18 +170,23 @@ class BackwardLayer {
       for_each_row(w_hh, tile, [&](int64_t at, int64_t j, int64_t unit) { body(sums + at, j, unit); });
     };
     if (active.begin < going_on) {
-      multiply<Real>({next_dgates(chunk, s) + Cell::h_first * H, dgates_stride()}, w_hh, {active.begin, going_on},
-                     panels, init, done);
+      multiply(dgates_operand(next_dgates(chunk, s), Cell::h_first), w_hh, {active.begin, going_on}, panels, init,
+               done);
     }
     if (going_on < active.end) {
-      PackedMatrix<Real> nothing = w_hh;  // no step follows: a product over no k
+      Matrix nothing = w_hh;  // no step follows: a product over no k
       nothing.K = 0;
-      multiply<Real>({dh, 0}, nothing, {going_on, active.end}, panels, init, done);
+      multiply(Operand<Number>{}, nothing, {going_on, active.end}, panels, init, done);
     }
   }
 
+  // Rows of dgates from a slot on, as a product's left operand.
+  Operand<Number> dgates_operand(Gates rows_from, int slot) const {
+    return Products::operand(rows_from + slot * slot_size(), dgates_stride());
+  }
+
   // The first row of step s + 1, in this chunk or the one done before it.
-  const Real* next_dgates(Range chunk, int64_t s) const {
+  Gates next_dgates(Range chunk, int64_t s) const {
     if (s + 1 >= chunk.end) return dgates[1 - current];
     return dgates[current] + (schedule.first_row[s + 1] - schedule.first_row[chunk.begin]) * dgates_stride();
   }
@@ -176,7 +217,7 @@ class BackwardLayer {
     }
   }
 
-  Real* dgates_row(Range chunk, int64_t s, int64_t j) const {
+  Gates dgates_row(Range chunk, int64_t s, int64_t j) const {
     return dgates[current] + (schedule.first_row[s] - schedule.first_row[chunk.begin] + j) * dgates_stride();
   }
 
@@ -226,9 +267,17 @@ class BackwardLayer {
     Cell::backward(a, load(h_row(before)), load(h_row(now)), c_prev, c_unit, dh_unit, dc_unit, da);
     dh_unit.store(dh_row, lanes);
     if (Cell::has_c) dc_unit.store(dc_row, lanes);
-    Real* to = dgates_row(chunk, s, j) + unit;
+    const Gates to = dgates_row(chunk, s, j) + unit;
     RNNKERNELS_UNROLL
-    for (int q = 0; q < Cell::slots; ++q) da[q].store(to + q * H, last);
+    for (int q = 0; q < Cell::slots; ++q) da[q].store(to + q * slot_size(), last);
+    if constexpr (Matrix::group > 1) end_slots(to + (count - 1) * lanes, last);
+  }
+
+  // Zeros after the last of n units.
+  void end_slots(Gates last_vector, int n) const {
+    for (int q = 0; q < Cell::slots; ++q) {
+      for (int64_t u = n; u < round_up(n, Matrix::group); ++u) last_vector.data[q * slot_size() + u] = 0;
+    }
   }
 
   // The second product of reset_before: the gradient of r*h_prev, from dgates of n.
@@ -236,11 +285,11 @@ class BackwardLayer {
     if constexpr (Cell::reset_before) {
       const Range active{rows.begin, smaller(rows.end, schedule.active[s])};
       if (active.begin >= active.end) return;
-      multiply<Real>(
-          {dgates_row(chunk, s, 0) + Cell::N * H, dgates_stride()}, w_hn, active, panels,
+      multiply(
+          dgates_operand(dgates_row(chunk, s, 0), Cell::N), w_hn, active, panels,
           [&](Real* sums, const Tile& tile) { fill_zero(sums, tile.pieces() * w_hn.width()); },
           [&](const Real* sums, const Tile& tile) {
-            for_each_vector<Real>(w_hn, tile, [&](int64_t at, int64_t j, int64_t unit, int n) {
+            for_each_vector(w_hn, tile, [&](int64_t at, int64_t j, int64_t unit, int n) {
               apply_reset(V::load(sums + at), chunk, s, j, unit, n);
             });
           });
@@ -254,7 +303,7 @@ class BackwardLayer {
       const V r = read(gates_row(user_row(schedule, s, j), Cell::R) + unit, n);
       Cell::reset_backward(r, load_or_zero(h_prev, unit, n), d_reset_h, dh_unit, da_r);
       dh_unit.store(dh + j * stride() + unit);
-      da_r.store(dgates_row(chunk, s, j) + Cell::R * H + unit, n);
+      write(da_r, dgates_row(chunk, s, j) + (Cell::R * slot_size() + unit), n);
     }
   }
 
@@ -285,14 +334,16 @@ class BackwardLayer {
     sync(team);  // nobody reads what the chunk before left in the lists and panels
     list_rows(chunk, share(count, team));
     sync(team);
-    PackedMatrix<Real> x(count, call.I), h(count, H), reset_h(count, H);
+    Matrix x(count, call.I), h(count, H), reset_h(count, H);
     x.data = inputs, h.data = states, reset_h.data = reset_panels;
-    if (inputs)
-      x.pack(share(x.panels(), team),
-             [&](int64_t k) { return row_or_null(arrays.from(call.x), user[k], call.x_stride); });
-    if (states) {
-      h.pack(share(h.panels(), team), [&](int64_t k) { return h_row(previous[k]); });
-      if (Cell::reset_before) pack_reset(reset_h);
+    const auto pack = [&](const Matrix& matrix, const auto& row) {  // the last rows of a Number may be missing
+      matrix.pack(share(matrix.panels(), team), [&](int64_t k) { return k < count ? row(k) : decltype(row(k))(); });
+    };
+    if (inputs) pack(x, [&](int64_t k) { return row_or_null(arrays.from(call.x), user[k], call.x_stride); });
+    if (states) pack(h, [&](int64_t k) { return h_row(previous[k]); });
+    if constexpr (Cell::reset_before) {
+      using State = ResetState<decltype(h_row(0))>;
+      if (states) pack(reset_h, [&](int64_t k) { return State{h_row(previous[k]), gates_row(user[k], Cell::R)}; });
     }
     sync(team);
     add_weight_gradients(count, x, h, reset_h);
@@ -308,23 +359,6 @@ class BackwardLayer {
       const int64_t j = k - (schedule.first_row[s] - base);
       user[k] = user_row(schedule, s, j);
       previous[k] = previous_row(s, j);
-    }
-  }
-
-  // r*h_prev again, as forward multiplied it.
-  void pack_reset(const PackedMatrix<Real>& to) const {
-    if constexpr (Cell::reset_before) {
-      const Range own = share(to.panels(), team);
-      to.pack(own, [&](int64_t k) { return h_row(previous[k]); });
-      for (int64_t p = own.begin; p < own.end; ++p) {
-        for (int64_t k = 0; k < to.K; ++k) {
-          const auto r = gates_row(user[k], Cell::R);
-          Real* row = to.data + p * to.panel_size() + k * to.width();
-          for_each_vector<Real>(to.width(), p * to.width(), H, [&](int64_t v, int64_t unit, int n) {
-            (read(r + unit, n) * V::load(row + v)).store(row + v);
-          });
-        }
-      }
     }
   }
 
@@ -372,30 +406,31 @@ class BackwardLayer {
   }
 
   // Gate rows are shared by the team, so each sum has one owner.
-  void add_weight_gradients(int64_t count, const PackedMatrix<Real>& x, const PackedMatrix<Real>& h,
-                            const PackedMatrix<Real>& reset_h) const {
+  void add_weight_gradients(int64_t count, const Matrix& x, const Matrix& h, const Matrix& reset_h) const {
     const Range own = share(Cell::slots * H, team);
     for (int q = 0; q < Cell::slots; ++q) {
       const Range m{larger(own.begin, q * H), smaller(own.end, (q + 1) * H)};
       if (m.begin >= m.end) continue;
       const int64_t gate_row = (Cell::gate_of_slot[q] - q) * H;  // m + gate_row is the row of the weights
       const bool second = Cell::reset_before && !Layout::in_h(q);
-      add_bias_gradients(count, m, gate_row, Layout::in_x(q), Layout::in_h(q) || second);
+      const Gates of_slot = dgates[current] + q * (slot_size() - H);  // column m of the slots without their zeros
+      add_bias_gradients(count, of_slot, m, gate_row, Layout::in_x(q), Layout::in_h(q) || second);
       const bool from_x = dw_ih && Layout::in_x(q), from_h = dw_hh && (Layout::in_h(q) || second);
-      if (from_x && call.ids) scatter(count, m, gate_row);
-      multiply_transposed<Real>(
-          dgates[current], dgates_stride(), count, m,
+      if (from_x && call.ids) scatter(count, of_slot, m, gate_row);
+      multiply_transposed<Number>(
+          of_slot, dgates_stride(), count, m,
           {{from_x && !call.ids ? &x : nullptr, {row_or_null(dw_ih, gate_row, call.I), nullptr, add}},
            {from_h ? second ? &reset_h : &h : nullptr, {row_or_null(dw_hh, gate_row, H), nullptr, add}}},
-          dgates[1 - current] + own.begin * count);  // of this member, and what no step reads any more
+          // of this member, and what no step reads any more
+          Products::numbers(dgates[1 - current]) + own.begin * ceil_div(count, Matrix::group));
     }
   }
 
   // Token ids: row k of dgates belongs to column ids[user[k]] of dw_ih.
-  void scatter(int64_t count, Range m, int64_t gate_row) const {
+  void scatter(int64_t count, Gates of_slot, Range m, int64_t gate_row) const {
     const int64_t across = call.io.dw_ih_row_stride;
     for (int64_t k = 0; k < count; ++k) {
-      const Real* from = dgates[current] + k * dgates_stride();
+      const Gates from = of_slot + k * dgates_stride();
       Real* to = dw_ih + call.ids[user[k]] * call.io.dw_ih_col_stride + gate_row * across;
       if (across == 1) {
         for (int64_t i = m.begin; i < m.end; ++i) to[i] += from[i];
@@ -405,24 +440,24 @@ class BackwardLayer {
     }
   }
 
-  void add_bias_gradients(int64_t count, Range m, int64_t gate_row, bool of_x, bool of_h) const {
+  void add_bias_gradients(int64_t count, Gates of_slot, Range m, int64_t gate_row, bool of_x, bool of_h) const {
     Real* to_ih = of_x ? db_ih : nullptr;
     Real* to_hh = of_h ? db_hh : nullptr;
     if (to_ih && call.io.weights.b_ih_per_sequence) {
-      add_bias_per_sequence(count, m, gate_row);
+      add_bias_per_sequence(count, of_slot, m, gate_row);
       to_ih = nullptr;
     }
     if (!to_ih && !to_hh) return;
-    for_each_column_sum<Real>(dgates[current], dgates_stride(), count, m, [&](int64_t i, Real sum) {
+    for_each_column_sum<Real>(of_slot, dgates_stride(), count, m, [&](int64_t i, Real sum) {
       if (to_ih) to_ih[i + gate_row] += sum;
       if (to_hh) to_hh[i + gate_row] += sum;
     });
   }
 
-  void add_bias_per_sequence(int64_t count, Range m, int64_t gate_row) const {
+  void add_bias_per_sequence(int64_t count, Gates of_slot, Range m, int64_t gate_row) const {
     for (int64_t k = 0; k < count; ++k) {
       Real* to = db_ih + user[k] % schedule.B * Cell::gates * H + gate_row;
-      const Real* from = dgates[current] + k * dgates_stride();
+      const Gates from = of_slot + k * dgates_stride();
       for (int64_t i = m.begin; i < m.end; ++i) to[i] += from[i];
     }
   }
@@ -430,11 +465,11 @@ class BackwardLayer {
   void add_dx(Range own) const {
     const auto init = [&](Real* sums, const Tile& tile) { fill_zero(sums, tile.pieces() * w_ih.width()); };
     const auto done = [&](const Real* sums, const Tile& tile) {
-      for_each_vector<Real>(w_ih, tile, [&](int64_t at, int64_t row, int64_t column, int n) {
+      for_each_vector(w_ih, tile, [&](int64_t at, int64_t row, int64_t column, int n) {
         deliver(arrays.to(call.dx), user[row] * call.I + column, n, V::load(sums + at), call.accumulate_dx);
       });
     };
-    multiply<Real>({dgates[current] + Cell::x_first * H, dgates_stride()}, w_ih, own, w_ih.all(), init, done);
+    multiply(dgates_operand(dgates[current], Cell::x_first), w_ih, own, w_ih.all(), init, done);
   }
 
   const LayerBackwardCall& call;
@@ -442,13 +477,13 @@ class BackwardLayer {
   const Storage arrays;
   const int64_t H;
   Arena arena;
-  PackedMatrix<Real> w_hh, w_hn, w_ih;
+  Matrix w_hh, w_hn, w_ih;
   int64_t capacity;          // rows of a chunk, at most
   Real *dh, *dc;             // [B][stride]: what reaches h and c of the next step to run other than through the gates
-  Real* dgates[2];           // [capacity][slots*H]: of the current chunk and of the one before
+  Gates dgates[2];           // [capacity][slots*slot_size]: of the current chunk and of the one before
   int64_t *user, *previous;  // [capacity]: rows of the user's arrays
-  Real *inputs, *states;     // x and h_prev of a chunk, packed
-  Real* reset_panels;        // and r*h_prev
+  Number *inputs, *states;   // x and h_prev of a chunk, packed
+  Number* reset_panels;      // and r*h_prev
   Real *dw_ih, *dw_hh, *db_ih, *db_hh;  // where the weight gradients are summed
   int current = 0;
   bool add = false;  // to the weight gradients: all chunks do but the first

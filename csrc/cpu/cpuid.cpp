@@ -51,6 +51,7 @@ static bool supported(Isa isa) {
       return supported(Isa::avx2) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512cd") &&
              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
              __builtin_cpu_supports("avx512vl");
+    case Isa::avx512bf16: return supported(Isa::avx512) && __builtin_cpu_supports("avx512bf16");
     case Isa::amx: return supported(Isa::avx512) && has_amx();
 #elif defined(__aarch64__)
     case Isa::neon: return true;
@@ -60,8 +61,8 @@ static bool supported(Isa isa) {
 }
 
 bool isa_available(Isa isa) {
-  static const bool available[] = {supported(Isa::scalar), supported(Isa::neon), supported(Isa::avx2),
-                                   supported(Isa::avx512), supported(Isa::amx)};
+  static const bool available[] = {supported(Isa::scalar), supported(Isa::neon),       supported(Isa::avx2),
+                                   supported(Isa::avx512), supported(Isa::avx512bf16), supported(Isa::amx)};
   return isa_compiled(isa) && available[static_cast<int>(isa)];
 }
 
@@ -74,12 +75,12 @@ bool has_vnni() {
 }
 
 const char* isa_name(Isa isa) {
-  static const char* const names[] = {"scalar", "neon", "avx2", "avx512", "amx"};
+  static const char* const names[] = {"scalar", "neon", "avx2", "avx512", "avx512bf16", "amx"};
   return names[static_cast<int>(isa)];
 }
 
 Isa best_isa() {
-  for (Isa isa : {Isa::amx, Isa::avx512, Isa::avx2, Isa::neon}) {
+  for (Isa isa : {Isa::amx, Isa::avx512bf16, Isa::avx512, Isa::avx2, Isa::neon}) {
     if (isa_available(isa)) return isa;
   }
   return Isa::scalar;

@@ -64,8 +64,11 @@ static const std::vector<const KernelSet*>& kernel_sets() {
   return sets;
 }
 
+// Instruction sets for bfloat16 extend AVX-512, which has the kernels of all else.
+static Isa without_bf16(Isa isa) { return isa == Isa::amx || isa == Isa::avx512bf16 ? Isa::avx512 : isa; }
+
 const KernelSet& kernel_set(Isa isa, Dtype dtype) {
-  const Isa of_dtype = isa == Isa::amx && dtype != Dtype::bf16 ? Isa::avx512 : isa;
+  const Isa of_dtype = dtype == Dtype::bf16 ? isa : without_bf16(isa);
   for (const KernelSet* set : kernel_sets()) {
     if (set->isa == of_dtype && set->dtype == dtype && isa_available(isa)) return *set;
   }
@@ -75,10 +78,10 @@ const KernelSet& kernel_set(Isa isa, Dtype dtype) {
 // An AVX-512 without VNNI has nothing for bytes that AVX2 has not.
 static const LayerKernel* int8_layers(Isa isa) {
 #if defined(RNNKERNELS_HAVE_AVX512)
-  if ((isa == Isa::avx512 || isa == Isa::amx) && has_vnni()) return avx512vnni::int8_layers();
+  if (isa == Isa::avx512 && has_vnni()) return avx512vnni::int8_layers();
 #endif
 #if defined(RNNKERNELS_HAVE_AVX2)
-  if (isa == Isa::amx || isa == Isa::avx512 || isa == Isa::avx2) return avx2::int8_layers();
+  if (isa == Isa::avx512 || isa == Isa::avx2) return avx2::int8_layers();
 #endif
 #if defined(RNNKERNELS_HAVE_NEON)
   if (isa == Isa::neon) return neon::int8_layers();
@@ -88,7 +91,7 @@ static const LayerKernel* int8_layers(Isa isa) {
 
 const LayerKernel& int8_kernel(Isa isa, Cell cell) {
   kernel_set(isa, Dtype::f32);  // it can run
-  return int8_layers(isa)[static_cast<int>(cell)];
+  return int8_layers(without_bf16(isa))[static_cast<int>(cell)];
 }
 
 bool isa_compiled(Isa isa) {

@@ -15,7 +15,7 @@
 RNNKERNELS_BEGIN_NAMESPACE
 
 // One matrix of a layer in panels of [k][N][lanes]. Int8Matrix (int8.h) offers the same for weights of 8 bits, Bf16Matrix
-// (bf16.h) for products of 16.
+// (bf16/matrix.h) for products of 16.
 template <class Real>
 struct RealMatrix {
   using V = Vec<Real>;
@@ -277,8 +277,8 @@ class ForwardLayer {
     if (call.ids) return;
     const Rows x = x_operand(chunk, s, chunk_rows);
     for_each_tile<Weight>(chunk_rows, panels, weights.x.N, weights.x.K_in_blocks(), [&](const Tile& tile) {
-      accumulate<Real>(weights.x.N, tile.rows, tile.panels, xg_tile(tile, 0).vectors_from(Cell::x_first), x, tile.row,
-                       weights.x.panels(panels, tile));
+      accumulate(weights.x.N, tile.rows, tile.panels, xg_tile(tile, 0).vectors_from(Cell::x_first), x, tile.row,
+                 weights.x.panels(panels, tile));
     });
   }
 
@@ -310,7 +310,7 @@ class ForwardLayer {
 
   // A state as a product's left operand. Each member rounds all that it reads: that takes less than to meet once more.
   template <class State>
-  Rows state_operand(State state, Range active) const {
+  auto state_operand(State state, Range active) const {
     if constexpr (Matrix::rounds) {
       const int64_t first = call.split_batch ? 0 : team.rank * schedule.B;
       for (int64_t j = active.begin; j < active.end; ++j) rounded.set(first + j, state + j * stride());
@@ -370,18 +370,18 @@ class ForwardLayer {
     for_each_tile<Weight>(
         active, panels, weights.h.N, weights.h.K_in_blocks(), before,
         [&](const Tile& tile) {
-          accumulate<Real>(weights.h.N, tile.rows, tile.panels, xg_tile(tile, first).vectors_from(Cell::h_first),
-                           h_prev, tile.row, weights.h.panels(panels, tile));
+          accumulate(weights.h.N, tile.rows, tile.panels, xg_tile(tile, first).vectors_from(Cell::h_first), h_prev,
+                     tile.row, weights.h.panels(panels, tile));
         },
         [&](const Tile& tile) { Cell::reset_before ? reset(xg_tile(tile, first), s, tile) : equations(tile); });
     meet();
     if constexpr (Cell::reset_before) {
-      const Rows reset_prev = state_operand(reset_h, active);
+      const auto reset_prev = state_operand(reset_h, active);
       for_each_tile<Weight>(
           active, panels, 1, weights.n.K_in_blocks(), [](const Tile&) {},
           [&](const Tile& tile) {
-            accumulate<Real>(1, tile.rows, tile.panels, xg_tile(tile, first).vectors_from(Cell::N), reset_prev,
-                             tile.row, weights.n.panels(panels, tile));
+            accumulate(1, tile.rows, tile.panels, xg_tile(tile, first).vectors_from(Cell::N), reset_prev, tile.row,
+                       weights.n.panels(panels, tile));
           },
           equations);
       meet();
@@ -408,7 +408,7 @@ class ForwardLayer {
     for_each_tile<Weight>(
         rows, panels, vectors, 0, [&](const Tile& tile) { prefetch_outputs(s, tile); },
         [&](const Tile& tile) {
-          accumulate_two<Real, vectors, Cell::x_first * n, Cell::x_count * n, Cell::h_first * n, Cell::h_count * n>(
+          accumulate_two<vectors, Cell::x_first * n, Cell::x_count * n, Cell::h_first * n, Cell::h_count * n>(
               tile.rows, sums(tile), x, weights.x.panels(panels, tile), h_prev, weights.h.panels(panels, tile),
               tile.row);
         },

@@ -1,7 +1,8 @@
 // Packed panels and the one micro-kernel that every matrix product of the library runs on.
 //
 // A panel holds N vectors of output columns for every k: panel[k][N][lanes]. A tile is R rows of a against P panels, kept in
-// registers while k runs. Each output has one accumulator and takes its terms in ascending k, whatever R, P, the row it
+// registers while k runs. Operands are of Numbers, which are the Real that sums have, or pairs of smaller numbers, whose
+// products fma adds one after the other (isa/avx512bf16.h): then k counts pairs. Each output has one accumulator and takes its terms in ascending k, whatever R, P, the row it
 // stands in and the ISA: that is what makes a sequence's bits the same alone, in a batch, and for any number of threads.
 // Over many k, a panel is taken in blocks, which all rows find in cache; between them sums wait in memory, unrounded.
 #pragma once
@@ -26,14 +27,14 @@ constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 constexpr int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
-template <class Real>
+template <class Number>
 constexpr int rows_per_tile(int vectors) {
-  return static_cast<int>(smaller(max_rows, Vec<Real>::accumulators / vectors));
+  return static_cast<int>(smaller(max_rows, Vec<Number>::accumulators / vectors));
 }
 
-template <class Real>
+template <class Number>
 constexpr int panels_per_row(int vectors) {  // with a single row, several panels at once hide the latency of fma
-  return static_cast<int>(smaller(max_panels, Vec<Real>::accumulators / vectors));
+  return static_cast<int>(smaller(max_panels, Vec<Number>::accumulators / vectors));
 }
 
 struct Range {
@@ -43,26 +44,26 @@ struct Range {
 
 // The left operand: element (row, k) at data[row*stride + k]. Of a transpose the rows are adjacent: k_stride apart for each k,
 // or by tiles, [k][rows of the tile] from the tile's first row on.
-template <class Real>
+template <class Number>
 struct Operand {
-  const Real* data;
+  const Number* data;
   int64_t stride;
   bool adjacent = false;
   int64_t k_stride = 0;  // 0: by tiles
 
-  static Operand transpose(const Real* data, int64_t stride) { return {data, 1, true, stride}; }
-  static Operand tiles(const Real* data, int64_t K) { return {data, K, true}; }
+  static Operand transpose(const Number* data, int64_t stride) { return {data, 1, true, stride}; }
+  static Operand tiles(const Number* data, int64_t K) { return {data, K, true}; }
 
-  const Real* at(int64_t row) const { return data + row * stride; }
+  const Number* at(int64_t row) const { return data + row * stride; }
 };
 
 // The right operand of a tile, for some k, and memory to bring near meanwhile: one vector for each k.
-template <class Real>
+template <class Number>
 struct Panels {
-  const Real* data;  // from k.begin on
-  int64_t stride;    // from one panel to the next
+  const Number* data;  // from k.begin on
+  int64_t stride;      // from one panel to the next
   Range k;
-  const Real* ahead;
+  const Number* ahead;
 };
 
 // Where a tile's sums end and start: vector v of row r of panel p at p*panel_stride + r*row_stride + v*lanes.
@@ -110,12 +111,12 @@ RNNKERNELS_INLINE void start_sums(Vec<Real> (&sum)[P][R][N], const Sums<Real>& c
 }
 
 // Vectors first .. first + count - 1 of the sums += a b.
-template <int first, int count, bool adjacent, class Real, int P, int R, int N>
-RNNKERNELS_INLINE void add_products(Vec<Real> (&sum)[P][R][N], const Real* a, int64_t a_stride,
-                                    const Panels<Real>& panels) {
-  using V = Vec<Real>;
+template <int first, int count, bool adjacent, class Real, class Number, int P, int R, int N>
+RNNKERNELS_INLINE void add_products(Vec<Real> (&sum)[P][R][N], const Number* a, int64_t a_stride,
+                                    const Panels<Number>& panels) {
+  using V = Vec<Number>;
   const int64_t a_row = adjacent ? 1 : a_stride, a_k = adjacent ? a_stride : 1;
-  const Real *b = panels.data, *ahead = panels.ahead;
+  const Number *b = panels.data, *ahead = panels.ahead;
   for (int64_t k = panels.k.begin; k < panels.k.end; ++k, a += a_k, b += count * V::lanes, ahead += V::lanes) {
     __builtin_prefetch(ahead, 0, 2);  // into L2
     RNNKERNELS_UNROLL
@@ -160,49 +161,50 @@ inline void with_constant(int n, const Body& body) {
   if constexpr (most > 1) with_constant<most - 1>(n, body);
 }
 
-template <class Real, int P, int R, int N, bool adjacent>
-void tile(const Sums<Real>& c, const Real* a, int64_t a_stride, const Panels<Real>& b) {
+template <int P, int R, int N, bool adjacent, class Real, class Number>
+void tile(const Sums<Real>& c, const Number* a, int64_t a_stride, const Panels<Number>& b) {
   Vec<Real> sum[P][R][N];
   start_sums(sum, c);
   add_products<0, N, adjacent>(sum, a, a_stride, b);
   store_sums(sum, c);
 }
 
-template <class Real, int N, bool adjacent>
-void accumulate_n(int rows, int panels, const Sums<Real>& c, const Real* a, int64_t a_stride, const Panels<Real>& b) {
+template <int N, bool adjacent, class Real, class Number>
+void accumulate_n(int rows, int panels, const Sums<Real>& c, const Number* a, int64_t a_stride,
+                  const Panels<Number>& b) {
   if (panels > 1) {
-    return with_constant<panels_per_row<Real>(N)>(
-        panels, [&](auto P) { tile<Real, decltype(P)::value, 1, N, adjacent>(c, a, a_stride, b); });
+    return with_constant<panels_per_row<Number>(N)>(
+        panels, [&](auto P) { tile<decltype(P)::value, 1, N, adjacent>(c, a, a_stride, b); });
   }
-  with_constant<rows_per_tile<Real>(N)>(
-      rows, [&](auto R) { tile<Real, 1, decltype(R)::value, N, adjacent>(c, a, a_stride, b); });
+  with_constant<rows_per_tile<Number>(N)>(rows,
+                                          [&](auto R) { tile<1, decltype(R)::value, N, adjacent>(c, a, a_stride, b); });
 }
 
 // Sums of a b for one tile: N vectors, and either `rows` rows of `a` from `row` on, or one row and up to panels_per_row `panels`.
-template <class Real>
-void accumulate(int N, int rows, int panels, const Sums<Real>& c, const Operand<Real>& a, int64_t row,
-                const Panels<Real>& b) {
+template <class Real, class Number>
+void accumulate(int N, int rows, int panels, const Sums<Real>& c, const Operand<Number>& a, int64_t row,
+                const Panels<Number>& b) {
   if (a.adjacent) {  // in the gradients of weights, whose right operands are PackedMatrix
     const int64_t k_stride = a.k_stride ? a.k_stride : rows;
-    const Real* start = a.at(row) + b.k.begin * k_stride;
-    return N == 1 ? accumulate_n<Real, 1, true>(rows, panels, c, start, k_stride, b)
-                  : accumulate_n<Real, 2, true>(rows, panels, c, start, k_stride, b);
+    const Number* start = a.at(row) + b.k.begin * k_stride;
+    return N == 1 ? accumulate_n<1, true>(rows, panels, c, start, k_stride, b)
+                  : accumulate_n<2, true>(rows, panels, c, start, k_stride, b);
   }
-  const Real* start = a.at(row) + b.k.begin;
+  const Number* start = a.at(row) + b.k.begin;
   switch (N) {
-    case 1: return accumulate_n<Real, 1, false>(rows, panels, c, start, a.stride, b);
-    case 2: return accumulate_n<Real, 2, false>(rows, panels, c, start, a.stride, b);
-    case 3: return accumulate_n<Real, 3, false>(rows, panels, c, start, a.stride, b);
-    case 4: return accumulate_n<Real, 4, false>(rows, panels, c, start, a.stride, b);
+    case 1: return accumulate_n<1, false>(rows, panels, c, start, a.stride, b);
+    case 2: return accumulate_n<2, false>(rows, panels, c, start, a.stride, b);
+    case 3: return accumulate_n<3, false>(rows, panels, c, start, a.stride, b);
+    case 4: return accumulate_n<4, false>(rows, panels, c, start, a.stride, b);
   }
 }
 
 // Sums of two products in a row, for one tile of one panel: of N vectors the first product has a_count from a_first on, and
 // the second b_count from b_first on.
-template <class Real, int N, int a_first, int a_count, int b_first, int b_count>
-void accumulate_two(int rows, const Sums<Real>& c, const Operand<Real>& a, const Panels<Real>& a_panel,
-                    const Operand<Real>& b, const Panels<Real>& b_panel, int64_t row) {
-  with_constant<rows_per_tile<Real>(N)>(rows, [&](auto R) {
+template <int N, int a_first, int a_count, int b_first, int b_count, class Real, class Number>
+void accumulate_two(int rows, const Sums<Real>& c, const Operand<Number>& a, const Panels<Number>& a_panel,
+                    const Operand<Number>& b, const Panels<Number>& b_panel, int64_t row) {
+  with_constant<rows_per_tile<Number>(N)>(rows, [&](auto R) {
     Vec<Real> sum[1][decltype(R)::value][N];
     start_sums(sum, c);
     add_products<a_first, a_count, false>(sum, a.at(row), a.stride, a_panel);
@@ -234,17 +236,17 @@ constexpr int tile_slots = tiles_of_block + 2;
 
 // Calls body(tile) for tiles of N vectors that cover rows x panels, and K where that is so large that blocks of it are better;
 // a single row takes several panels at a time if it may.
-template <class Real, class Body>
+template <class Number, class Body>
 inline void for_each_tile(Range rows, Range panels, int N, int64_t K, const Body& body, bool several_panels = true) {
   if (several_panels && rows.size() == 1) {
-    const int64_t tiles = ceil_div(panels.size(), panels_per_row<Real>(N));
+    const int64_t tiles = ceil_div(panels.size(), panels_per_row<Number>(N));
     for (int64_t i = 0; i < tiles; ++i) {  // of about equal width: a narrow one would wait for its own sums
       const int64_t begin = panels.size() * i / tiles, end = panels.size() * (i + 1) / tiles;
       body(Tile{rows.begin, panels.begin + begin, 1, static_cast<int>(end - begin), 0, static_cast<int>(i % 3)});
     }
     return;
   }
-  const int64_t tallest = rows_per_tile<Real>(N);
+  const int64_t tallest = rows_per_tile<Number>(N);
   const int blocks = K > 2 * k_block && rows.size() > tallest ? static_cast<int>(ceil_div(K, k_block)) : 1;
   const int64_t in_turn = blocks > 1 ? tallest * tiles_of_block : rows.size();
   const int slots = blocks > 1 ? tile_slots : 3;  // a few that stay in L1, if they will do
@@ -266,7 +268,7 @@ inline void for_each_tile(Range rows, Range panels, int N, int64_t K, const Body
 // The same in stages: before(tile) runs a tile ahead of product(tile), and after(tile) a tile behind; before runs on the first
 // visit to a tile, and after on the last. So what one stage stores has reached the cache when the next loads it (a vector of
 // 64 bytes still in the queue of stores costs 10 cycles), and one tile's latencies hide under another's product.
-template <class Real, class Before, class Product, class After>
+template <class Number, class Before, class Product, class After>
 inline void for_each_tile(Range rows, Range panels, int N, int64_t K, const Before& before, const Product& product,
                           const After& after, bool several_panels = true) {
   Tile ring[3];
@@ -284,21 +286,21 @@ inline void for_each_tile(Range rows, Range panels, int N, int64_t K, const Befo
     finish(n - 2);
     ++n;
   };
-  for_each_tile<Real>(rows, panels, N, K, advance, several_panels);
+  for_each_tile<Number>(rows, panels, N, K, advance, several_panels);
   multiply(n - 1);
   finish(n - 2);
   finish(n - 1);
 }
 
 // The panels of a tile at `data`. The first N tiles of a block bring the block after it near.
-template <class Real>
-inline Panels<Real> panels_at(const Real* data, int64_t K, int N, Range all, const Tile& tile) {
-  const int64_t row = N * Vec<Real>::lanes, size = K * row;
+template <class Number>
+inline Panels<Number> panels_at(const Number* data, int64_t K, int N, Range all, const Tile& tile) {
+  const int64_t row = N * Vec<Number>::lanes, size = K * row;
   const Range k = tile.k(K);
-  const Real* here = data + tile.panel * size + k.begin * row;
-  const Real* next_panel = data + (tile.panel + 1 < all.end ? tile.panel + 1 : all.begin) * size;
-  const Real* next = tile.last() ? next_panel : here + k.size() * row;
-  return {here, size, k, tile.nth < N ? next + tile.nth * k.size() * Vec<Real>::lanes : here};
+  const Number* here = data + tile.panel * size + k.begin * row;
+  const Number* next_panel = data + (tile.panel + 1 < all.end ? tile.panel + 1 : all.begin) * size;
+  const Number* next = tile.last() ? next_panel : here + k.size() * row;
+  return {here, size, k, tile.nth < N ? next + tile.nth * k.size() * Vec<Number>::lanes : here};
 }
 
 // Transposes a square of lanes: interleaving the first half of the rows with the second, log2(lanes) times.
@@ -324,66 +326,83 @@ inline void prefetch(const Real* p, int64_t n) {
 }
 inline void prefetch(Halves p, int64_t n) { prefetch(p.data, n); }
 
+// How Numbers are made of the rows of a matrix, whose rows are the k of a product. A row is a pointer, or absent (zeros) where
+// that is null.
+template <class Number>
+struct Terms {
+  static constexpr int group = 1;  // rows that make one of Numbers
+
+  // n columns of them from `column` on.
+  template <class Pointer>
+  static RNNKERNELS_INLINE Vec<Number> load(const Pointer* rows, int64_t column, int n) {
+    return rows[0] && n ? read(rows[0] + column, n) : Vec<Number>(0);
+  }
+};
+
 // The right operand of an ordinary product: K x columns, in panels of N vectors; the last panel is padded with zeros.
-template <class Real>
+template <class Number>
 struct PackedMatrix {
-  Real* data;
-  int64_t K;
+  using V = Vec<Number>;
+  static constexpr int group = Terms<Number>::group;
+
+  Number* data;
+  int64_t K;  // Numbers
   int64_t columns;
   int N;
 
   // Narrow matrices take one vector a panel, so that the second is not computed for nothing.
-  PackedMatrix(int64_t K_, int64_t columns_)
-      : data(nullptr), K(K_), columns(columns_), N(columns_ > Vec<Real>::lanes ? 2 : 1) {}
+  PackedMatrix(int64_t rows, int64_t columns_)
+      : data(nullptr), K(ceil_div(rows, group)), columns(columns_), N(columns_ > V::lanes ? 2 : 1) {}
 
-  int64_t width() const { return N * Vec<Real>::lanes; }
+  int64_t width() const { return N * V::lanes; }
   int64_t panels() const { return ceil_div(columns, width()); }
   Range all() const { return {0, panels()}; }
   int64_t panel_size() const { return K * width(); }
   int64_t size() const { return panels() * panel_size(); }
 
-  // Row k of the matrix is at row(k), a pointer to Real or Halves, or absent (zeros) where that is null.
+  // Row i of the matrix, i < K * group, is at row(i): a pointer to Real or Halves, or null.
   template <class Row>
   void pack(Range own_panels, const Row& row) const {
     using Pointer = decltype(row(0));
-    constexpr int64_t block = 8;  // rows at a time, so that reads and writes both go along memory
+    constexpr int64_t block = 8;  // k at a time, so that reads and writes both go along memory
     for (int64_t first = 0; first < K; first += block) {
-      Pointer rows[2 * block];  // and those that follow, to ask for them ahead
-      for (int64_t k = 0; k < 2 * block; ++k) rows[k] = first + k < K ? row(first + k) : Pointer();
+      Pointer rows[2 * block * group];  // and those that follow, to ask for them ahead
+      for (int64_t i = 0; i < 2 * block * group; ++i) {
+        rows[i] = first * group + i < K * group ? row(first * group + i) : Pointer();
+      }
       for (int64_t p = own_panels.begin; p < own_panels.end; ++p) {
         for (int64_t k = 0; k < smaller(block, K - first); ++k) {
-          pack_row(p, first + k, rows[k]);
-          if (rows[block + k]) prefetch(rows[block + k] + p * width(), width());
+          pack_k(p, first + k, rows + k * group);
+          for (const Pointer* next = rows + (block + k) * group; next < rows + (block + k + 1) * group; ++next) {
+            if (*next) prefetch(*next + p * width(), width());
+          }
         }
       }
     }
   }
 
   template <class Pointer>
-  void pack_row(int64_t panel, int64_t k, Pointer from) const {
-    using V = Vec<Real>;
-    Real* to = data + panel * panel_size() + k * width();
+  void pack_k(int64_t panel, int64_t k, const Pointer* rows) const {
+    Number* to = data + panel * panel_size() + k * width();
     for (int v = 0; v < N; ++v, to += V::lanes) {
       const int64_t column = panel * width() + v * V::lanes;
-      const int n = static_cast<int>(larger(0, smaller(V::lanes, columns - column)));
-      (from && n ? read(from + column, n) : V(0)).store(to);
+      Terms<Number>::load(rows, column, static_cast<int>(larger(0, smaller(V::lanes, columns - column)))).store(to);
     }
   }
 
   // The matrix is the transpose of w (columns, K).
-  void pack_transposed(Range own_panels, const Real* w) const {
+  void pack_transposed(Range own_panels, const Number* w) const {
     for (int64_t p = own_panels.begin; p < own_panels.end; ++p) {
       for (int v = 0; v < N; ++v) {
-        const int64_t column = p * width() + v * Vec<Real>::lanes;
-        pack_lanes(data + p * panel_size() + v * Vec<Real>::lanes, width(), w + column * K, K, columns - column, K);
+        const int64_t column = p * width() + v * V::lanes;
+        pack_lanes(data + p * panel_size() + v * V::lanes, width(), w + column * K, K, columns - column, K);
       }
     }
   }
 
   // One vector of a panel: lane l of row k is from[l*from_stride + k] for l < valid, else 0.
   template <class Pointer>
-  static void pack_lanes(Real* to, int64_t to_stride, Pointer from, int64_t from_stride, int64_t valid, int64_t K) {
-    using V = Vec<Real>;
+  static void pack_lanes(Number* to, int64_t to_stride, Pointer from, int64_t from_stride, int64_t valid, int64_t K) {
     for (int64_t k = 0; k < K; k += V::lanes) {
       const int n = static_cast<int>(smaller(V::lanes, K - k));
       V square[V::lanes];
@@ -433,34 +452,35 @@ inline void for_each_vector(int64_t width, int64_t column, int64_t columns, cons
 
 // a b over rows x panels of b, tile by tile: init(sums, tile) writes what the sums start from, done(sums, tile) takes them;
 // `sums` is [panels][rows][N*lanes].
-template <class Real, class Init, class Done>
-inline void multiply(const Operand<Real>& a, const PackedMatrix<Real>& b, Range rows, Range panels, const Init& init,
-                     const Done& done) {
-  alignas(cache_line) Real buffer[tile_slots][Vec<Real>::accumulators * Vec<Real>::lanes];
+template <class Number, class Init, class Done>
+inline void multiply(const Operand<Number>& a, const PackedMatrix<Number>& b, Range rows, Range panels,
+                     const Init& init, const Done& done) {
+  using Real = typename Vec<Number>::Real;
+  alignas(cache_line) Real buffer[tile_slots][Vec<Number>::accumulators * Vec<Number>::lanes];
   const int64_t width = b.width();
-  for_each_tile<Real>(
+  for_each_tile<Number>(
       rows, panels, b.N, b.K, [&](const Tile& tile) { init(buffer[tile.slot], tile); },
       [&](const Tile& tile) {
-        accumulate<Real>(b.N, tile.rows, tile.panels, Sums<Real>::in_place(buffer[tile.slot], width, width), a,
-                         tile.row, panels_at(b.data, b.K, b.N, panels, tile));
+        accumulate(b.N, tile.rows, tile.panels, Sums<Real>::in_place(buffer[tile.slot], width, width), a, tile.row,
+                   panels_at(b.data, b.K, b.N, panels, tile));
       },
       [&](const Tile& tile) { done(buffer[tile.slot], tile); });
 }
 
 // Calls body(offset in sums, row, first column) for each panel of each row of a tile.
-template <class Real, class Body>
-inline void for_each_row(const PackedMatrix<Real>& b, const Tile& tile, const Body& body) {
+template <class Number, class Body>
+inline void for_each_row(const PackedMatrix<Number>& b, const Tile& tile, const Body& body) {
   for (int64_t i = 0; i < tile.pieces(); ++i) {
     body(i * b.width(), tile.row + tile.down(i), (tile.panel + tile.across(i)) * b.width());
   }
 }
 
 // Calls body(offset in sums, row, column, valid lanes) for each vector of a tile that has a column.
-template <class Real, class Body>
-inline void for_each_vector(const PackedMatrix<Real>& b, const Tile& tile, const Body& body) {
+template <class Number, class Body>
+inline void for_each_vector(const PackedMatrix<Number>& b, const Tile& tile, const Body& body) {
   for_each_row(b, tile, [&](int64_t at, int64_t row, int64_t first) {
-    for_each_vector<Real>(b.width(), first, b.columns,
-                          [&](int64_t v, int64_t column, int n) { body(at + v, row, column, n); });
+    for_each_vector<Number>(b.width(), first, b.columns,
+                            [&](int64_t v, int64_t column, int n) { body(at + v, row, column, n); });
   });
 }
 
@@ -473,31 +493,33 @@ struct Result {
 };
 
 // c = bias + a b, or c += a b, for some rows. Panels that c's columns fill go straight to it.
-template <class Real>
-inline void multiply(const Operand<Real>& a, const PackedMatrix<Real>& b, Range rows, const Result<Real>& c) {
+template <class Number>
+inline void multiply(const Operand<Number>& a, const PackedMatrix<Number>& b, Range rows,
+                     const Result<typename Vec<Number>::Real>& c) {
+  using Real = typename Vec<Number>::Real;
   using V = Vec<Real>;
   const int64_t width = b.width();
   const Range full{0, b.columns / width};
   const int64_t K = c.add ? 0 : b.K;  // what is added to must not lie between blocks of sums
-  for_each_tile<Real>(rows, full, b.N, K, [&](const Tile& tile) {
+  for_each_tile<Number>(rows, full, b.N, K, [&](const Tile& tile) {
     const int64_t column = tile.panel * width;
     Real* const to = c.to + tile.row * b.columns + column;
     const Real* const bias = c.bias ? c.bias + column : nullptr;
     const Sums<Real> sums =
         tile.first() ? Sums<Real>{to, b.columns, width, bias, 0, c.add} : Sums<Real>::in_place(to, b.columns, width);
     for (int r = 0; c.add && r < tile.rows; ++r) prefetch(sums.at(0, r), tile.panels * width);
-    accumulate<Real>(b.N, tile.rows, tile.panels, sums, a, tile.row, panels_at(b.data, b.K, b.N, full, tile));
+    accumulate(b.N, tile.rows, tile.panels, sums, a, tile.row, panels_at(b.data, b.K, b.N, full, tile));
   });
-  multiply<Real>(
+  multiply<Number>(
       a, b, rows, {full.end, b.panels()},
       [&](Real* sums, const Tile& tile) {
         fill_zero(sums, tile.pieces() * width);
         if (!c.bias) return;
-        for_each_vector<Real>(
+        for_each_vector(
             b, tile, [&](int64_t at, int64_t, int64_t column, int n) { V::load(c.bias + column, n).store(sums + at); });
       },
       [&](const Real* sums, const Tile& tile) {
-        for_each_vector<Real>(b, tile, [&](int64_t at, int64_t row, int64_t column, int n) {
+        for_each_vector(b, tile, [&](int64_t at, int64_t row, int64_t column, int n) {
           Real* to = c.to + row * b.columns + column;
           const V sum = V::load(sums + at);
           (c.add ? V::load(to, n) + sum : sum).store(to, n);
@@ -505,60 +527,69 @@ inline void multiply(const Operand<Real>& a, const PackedMatrix<Real>& b, Range 
       });
 }
 
-// Columns of a (K rows, `stride` apart) as rows of a left operand, by the tiles of a product with N vectors.
-template <class Real>
-inline Operand<Real> tiles_of_transpose(const Real* a, int64_t stride, int64_t K, Range columns, int N, Real* to) {
-  using V = Vec<Real>;
-  constexpr int64_t block = 8;  // rows at a time, so that reads and writes both go along memory
+// Columns of a (`size` rows, `stride` apart) as rows of a left operand, by the tiles of a product with N vectors.
+template <class Number, class Pointer>
+inline Operand<Number> tiles_of_transpose(Pointer a, int64_t stride, int64_t size, Range columns, int N, Number* to) {
+  using V = Vec<Number>;
+  constexpr int group = Terms<Number>::group;
+  constexpr int64_t block = 8;  // k at a time, so that reads and writes both go along memory
+  const int64_t K = ceil_div(size, group);
   for (int64_t first = 0; first < K; first += block) {
     const int64_t last = smaller(first + block, K);
-    for (int64_t column = columns.begin; column < columns.end; column += rows_per_tile<Real>(N)) {
-      const int64_t rows = smaller(rows_per_tile<Real>(N), columns.end - column);
-      Real *tile = to + (column - columns.begin) * K, *end = tile + rows * K;
+    for (int64_t column = columns.begin; column < columns.end; column += rows_per_tile<Number>(N)) {
+      const int64_t rows = smaller(rows_per_tile<Number>(N), columns.end - column);
+      Number *tile = to + (column - columns.begin) * K, *end = tile + rows * K;
       for (int64_t k = first; k < last; ++k) {
+        Pointer of_k[group];
+        for (int64_t i = 0; i < group; ++i) {
+          of_k[i] = k * group + i < size ? a + (k * group + i) * stride : Pointer();
+        }
         for (int64_t row = 0; row < rows; row += V::lanes) {
           const int n = static_cast<int>(smaller(V::lanes, rows - row));
-          const V part = V::load(a + k * stride + column + row, n);
-          Real* at = tile + k * rows + row;
+          const V part = Terms<Number>::load(of_k, column + row, n);
+          Number* at = tile + k * rows + row;
           at + V::lanes <= end ? part.store(at) : part.store(at, n);  // what is too much the next k overwrites
         }
       }
     }
   }
-  return Operand<Real>::tiles(to, K);
+  return Operand<Number>::tiles(to, K);
 }
 
 // One of several products with the same transpose.
-template <class Real>
+template <class Number>
 struct TransposedProduct {
-  const PackedMatrix<Real>* b;  // null: none
-  Result<Real> c;
+  const PackedMatrix<Number>* b;  // null: none
+  Result<typename Vec<Number>::Real> c;
 };
 
 // Rows whose copy stays in L2 while panels come and go in L1.
-template <class Real>
-constexpr int64_t transpose_rows = 16 * rows_per_tile<Real>(2);
+template <class Number>
+constexpr int64_t transpose_rows = 16 * rows_per_tile<Number>(2);
 
 constexpr int64_t transpose_bytes = int64_t(384) << 10;  // of a matrix that is read from L2 as it stands
 
-// c = a^T b, or c += a^T b, for some rows of each c; the K rows of a lie `stride` apart. Of a large matrix, blocks of rows are
-// copied to where those of a tile lie together: `copies` holds K times the smaller of rows.size() and transpose_rows.
-template <class Real, int count>
-inline void multiply_transposed(const Real* a, int64_t stride, int64_t K, Range rows,
-                                const TransposedProduct<Real> (&products)[count], Real* copies) {
-  const bool copied = K * stride * static_cast<int64_t>(sizeof(Real)) > transpose_bytes;
-  const int64_t block = copied ? transpose_rows<Real> : rows.size();
+// c = a^T b, or c += a^T b, for some rows of each c; the `size` rows of a lie `stride` apart. Of a large matrix, and where
+// Numbers are pairs, blocks of rows are copied to where those of a tile lie together: `copies` holds as many Numbers as b has
+// rows times the smaller of rows.size() and transpose_rows.
+template <class Number, int count, class Pointer>
+inline void multiply_transposed(Pointer a, int64_t stride, int64_t size, Range rows,
+                                const TransposedProduct<Number> (&products)[count], Number* copies) {
+  constexpr bool pairs = Terms<Number>::group > 1;
+  const bool copied = pairs || size * stride * static_cast<int64_t>(sizeof(Number)) > transpose_bytes;
+  const int64_t block = copied ? transpose_rows<Number> : rows.size();
   for (int64_t row = rows.begin; row < rows.end; row += block) {
     const Range own{row, smaller(rows.end, row + block)};
-    auto left = Operand<Real>::transpose(a + row, stride);
+    Operand<Number> left{};
+    if constexpr (!pairs) left = Operand<Number>::transpose(a + row, stride);
     int tiles_of = 0;  // which N
     for (const auto& [b, c] : products) {
       if (!b) continue;
       if (copied && tiles_of != b->N) {
         tiles_of = b->N;
-        left = tiles_of_transpose(a, stride, K, own, b->N, copies);
+        left = tiles_of_transpose<Number>(a, stride, size, own, b->N, copies);
       }
-      multiply<Real>(left, *b, {0, own.size()}, {c.to + row * b->columns, nullptr, c.add});
+      multiply<Number>(left, *b, {0, own.size()}, {c.to + row * b->columns, nullptr, c.add});
     }
   }
 }

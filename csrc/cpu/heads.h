@@ -24,7 +24,7 @@ inline const Real* readable(const void* p) {
 
 template <class Real>
 inline void add_column_sums(const Real* dy, int64_t rows, int64_t O, Range own, Real* db) {
-  for_each_column_sum(dy, O, rows, own, [&](int64_t column, Real sum) { db[column] += sum; });
+  for_each_column_sum<Real>(dy, O, rows, own, [&](int64_t column, Real sum) { db[column] += sum; });
 }
 
 struct Sum {

@@ -98,8 +98,8 @@ inline void zero_padding(const Schedule& schedule, Pointer array, int64_t stride
 }
 
 // Calls body(column, sum over the rows) for some columns of a matrix, reading it row by row.
-template <class Real, class Body>
-inline void for_each_column_sum(const Real* matrix, int64_t stride, int64_t rows, Range columns, const Body& body) {
+template <class Real, class Pointer, class Body>
+inline void for_each_column_sum(Pointer matrix, int64_t stride, int64_t rows, Range columns, const Body& body) {
   constexpr int64_t block = 256;
   for (int64_t first = columns.begin; first < columns.end; first += block) {
     const int64_t n = smaller(block, columns.end - first);

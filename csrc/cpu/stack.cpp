@@ -84,6 +84,7 @@ struct Pass {
 double vector_bytes(Isa isa) {
   switch (isa) {
     case Isa::amx:
+    case Isa::avx512bf16:
     case Isa::avx512: return 64;
     case Isa::avx2: return 32;
     case Isa::neon: return 16;

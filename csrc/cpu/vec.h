@@ -44,8 +44,9 @@ struct Several {
     RNNKERNELS_EACH a.v[i] = read(p + i * V::lanes, i == n - 1 ? last : V::lanes);
     return a;
   }
-  RNNKERNELS_INLINE void store(Real* p, int last) const {
-    RNNKERNELS_EACH v[i].store(p + i * V::lanes, i == n - 1 ? last : V::lanes);
+  template <class Pointer>
+  RNNKERNELS_INLINE void store(Pointer p, int last) const {
+    RNNKERNELS_EACH write(v[i], p + i * V::lanes, i == n - 1 ? last : V::lanes);
   }
 
 #define RNNKERNELS_UNARY(name)                       \

@@ -41,8 +41,8 @@ class config:
     num_threads
         Threads that a call may use, at least 1; the results do not depend on it.
     isa
-        "scalar", "avx2", "avx512", "amx" (AVX-512 with kernels of its own for bfloat16) or "neon", which this
-        CPU and build must have.
+        "scalar", "avx2", "avx512", "avx512bf16" or "amx" (AVX-512 with other kernels for bfloat16), or
+        "neon", which this CPU and build must have.
 
     Raises
     ------

@@ -131,4 +131,23 @@ struct Vec<uint16_t> {
   }
 };
 
+// Numbers of bfloat16 in pairs: n of them as they lie in memory, and then zeros; the first or the second of each, widened.
+inline Vec<float> load_pairs(const uint16_t* p, int n) {
+  return _mm512_castsi512_ps(_mm512_maskz_loadu_epi16(static_cast<__mmask32>((uint64_t(1) << n) - 1), p));
+}
+inline Vec<float> first_of_pairs(Vec<float> pairs) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(pairs.v), 16));
+}
+inline Vec<float> second_of_pairs(Vec<float> pairs) {
+  return _mm512_castsi512_ps(
+      _mm512_and_si512(_mm512_castps_si512(pairs.v), _mm512_set1_epi32(static_cast<int>(0xffff0000))));
+}
+
+// a - b where b is finite, else 0.
+inline Vec<float> difference_if_finite(Vec<float> a, Vec<float> b) {
+  constexpr int quiet_nan = 0x01, infinities = 0x18, signalling_nan = 0x80;
+  const __mmask16 not_finite = _mm512_fpclass_ps_mask(b.v, quiet_nan | infinities | signalling_nan);
+  return _mm512_maskz_sub_ps(static_cast<__mmask16>(~not_finite), a.v, b.v);
+}
+
 RNNKERNELS_END_NAMESPACE

@@ -1,0 +1,75 @@
+// Products of bfloat16 numbers by AVX512-BF16: those of gemm.h, of pairs. Of a split left operand the product of the high numbers
+// comes first, then that of the low ones.
+#pragma once
+
+#include "../backward.h"
+#include "numbers.h"
+
+RNNKERNELS_BEGIN_NAMESPACE
+
+inline const Bf16Pair* in_pairs(const uint16_t* numbers) { return reinterpret_cast<const Bf16Pair*>(numbers); }
+
+struct SplitRows {
+  Operand<Bf16Pair> high, low;
+};
+
+template <class Real>
+void accumulate(int N, int rows, int panels, const Sums<Real>& c, const SplitRows& a, int64_t row,
+                const Panels<Bf16Pair>& b) {
+  accumulate(N, rows, panels, c, a.high, row, b);
+  accumulate(N, rows, panels, Sums<Real>::in_place(c.to, c.row_stride, c.panel_stride), a.low, row, b);
+}
+
+// Rows of a matrix are numbers of 16 bits, or become them.
+template <>
+struct Terms<Bf16Pair> {
+  static constexpr int group = 2;
+
+  template <class Pointer>
+  static RNNKERNELS_INLINE Vec<Bf16Pair> load(const Pointer* rows, int64_t column, int n) {
+    const auto part = [&](const Pointer& row) {
+      return row && n ? bits_of(row + column, n) : Vec<uint16_t>::load(nullptr, 0);
+    };
+    return Vec<Bf16Pair>::join(part(rows[0]), part(rows[1]));
+  }
+
+ private:
+  static Vec<uint16_t> bits_of(Halves p, int n) { return Vec<uint16_t>::load(p.data, n); }
+  static Vec<uint16_t> bits_of(Bf16s p, int n) { return Vec<uint16_t>::load(p.data, n); }
+  template <class Pointer>
+  static Vec<uint16_t> bits_of(Pointer p, int n) {
+    return Vec<uint16_t>::to_bf16(read(p, n));
+  }
+};
+
+// Gradients of gates are rounded to bfloat16, as what they are multiplied by.
+struct PairProducts {
+  using Number = Bf16Pair;
+  using Gates = Bf16s;
+  using Stored = uint16_t;
+
+  static Operand<Number> operand(Gates rows, int64_t stride) { return {in_pairs(rows.data), stride / 2}; }
+  static Number* numbers(Gates at) { return reinterpret_cast<Number*>(at.data); }
+};
+
+// What ForwardLayer asks of a matrix (matrix.h).
+struct Bf16Products {
+  using Weight = Bf16Pair;
+  using Rows = Operand<Bf16Pair>;
+  using Panels = rnnkernels::RNNKERNELS_ISA::Panels<Bf16Pair>;
+  struct Multiplier {};
+  using Backward = PairProducts;
+  static constexpr int group = 2;
+  static constexpr bool vectors_apart = false;
+
+  static Rows operand(const uint16_t* rows, int64_t stride, Multiplier&) { return {in_pairs(rows), stride / 2}; }
+  static SplitRows operand(SplitBf16s rows, int64_t stride, Multiplier& multiplier) {
+    return {operand(rows.high, stride, multiplier), operand(rows.low, stride, multiplier)};
+  }
+  static Panels panels(const uint16_t* data, int64_t pairs, int N, Range all, const Tile& tile) {
+    return panels_at(in_pairs(data), pairs, N, all, tile);
+  }
+  static int64_t K_in_blocks(int64_t pairs) { return pairs; }
+};
+
+RNNKERNELS_END_NAMESPACE
