@@ -7,7 +7,7 @@ RNNKERNELS_BEGIN_NAMESPACE
 namespace {
 
 #define RNNKERNELS_CELL(name, Type)                                                                                  \
-  layer_kernel<ForwardLayer<float, Type, Bf16Matrix, Half>, BackwardLayer<float, Type, Half, Bf16Matrix::Backward>>( \
+  layer_kernel<ForwardLayer<float, Type, Bf16Matrix, Half>, Bf16Backward<Type>>(                                     \
       RNNKERNELS_NAME(name##_forward, bf16, RNNKERNELS_ISA), RNNKERNELS_NAME(name##_backward, bf16, RNNKERNELS_ISA), \
       Cell::name),
 const cpu::LayerKernel layers_bf16[] = {

@@ -31,7 +31,6 @@ struct Bf16Products {
   using Rows = Bf16Rows;
   using Panels = Bf16Panels;
   using Multiplier = TileShapes;
-  using Backward = RealProducts<float>;
   static constexpr int group = bf16_group;
   static constexpr bool vectors_apart = true;  // a vector of a panel lies along memory, 1 KiB a tile
 
@@ -48,6 +47,9 @@ struct Bf16Products {
   }
   static int64_t K_in_blocks(int64_t) { return 0; }
 };
+
+template <class Cell>
+using Bf16Backward = BackwardLayer<float, Cell, Half>;
 
 template <>
 constexpr int rows_per_tile<Bf16s>(int) {

@@ -7,7 +7,7 @@
 
 RNNKERNELS_BEGIN_NAMESPACE
 
-inline const Bf16Pair* in_pairs(const uint16_t* numbers) { return reinterpret_cast<const Bf16Pair*>(numbers); }
+inline const Bf16Pair* pairs_at(const uint16_t* numbers) { return reinterpret_cast<const Bf16Pair*>(numbers); }
 
 struct SplitRows {
   Operand<Bf16Pair> high, low;
@@ -42,14 +42,34 @@ struct Terms<Bf16Pair> {
   }
 };
 
-// Gradients of gates are rounded to bfloat16, as what they are multiplied by.
+// Gradients of gates are rounded to bfloat16, as all else in products is.
 struct PairProducts {
   using Number = Bf16Pair;
   using Gates = Bf16s;
   using Stored = uint16_t;
 
-  static Operand<Number> operand(Gates rows, int64_t stride) { return {in_pairs(rows.data), stride / 2}; }
+  static Operand<Number> operand(Gates rows, int64_t stride) { return {pairs_at(rows.data), stride / 2}; }
   static Number* numbers(Gates at) { return reinterpret_cast<Number*>(at.data); }
+};
+
+// Backward. Roundings of gate gradients average out in a sum of many terms, and beside the largest of many sums; a layer that
+// has few of either computes in float32, and a small one gains nothing from pairs.
+template <class Cell>
+class Bf16Backward {
+  using Pairs = BackwardLayer<float, Cell, Half, PairProducts>;
+  using Widened = BackwardLayer<float, Cell, Half>;
+  static constexpr int64_t many_units = 64, many_inputs = 16;
+
+ public:
+  explicit Bf16Backward(const LayerBackwardCall& call_)
+      : call(call_), in_pairs(call.H >= many_units && (call.ids || call.I >= many_inputs)) {}
+
+  size_t scratch_size() const { return in_pairs ? Pairs(call).scratch_size() : Widened(call).scratch_size(); }
+  void run(const Team& team) const { in_pairs ? Pairs(call).run(team) : Widened(call).run(team); }
+
+ private:
+  const LayerBackwardCall& call;
+  const bool in_pairs;
 };
 
 // What ForwardLayer asks of a matrix (matrix.h).
@@ -58,16 +78,15 @@ struct Bf16Products {
   using Rows = Operand<Bf16Pair>;
   using Panels = rnnkernels::RNNKERNELS_ISA::Panels<Bf16Pair>;
   struct Multiplier {};
-  using Backward = PairProducts;
   static constexpr int group = 2;
   static constexpr bool vectors_apart = false;
 
-  static Rows operand(const uint16_t* rows, int64_t stride, Multiplier&) { return {in_pairs(rows), stride / 2}; }
+  static Rows operand(const uint16_t* rows, int64_t stride, Multiplier&) { return {pairs_at(rows), stride / 2}; }
   static SplitRows operand(SplitBf16s rows, int64_t stride, Multiplier& multiplier) {
     return {operand(rows.high, stride, multiplier), operand(rows.low, stride, multiplier)};
   }
   static Panels panels(const uint16_t* data, int64_t pairs, int N, Range all, const Tile& tile) {
-    return panels_at(in_pairs(data), pairs, N, all, tile);
+    return panels_at(pairs_at(data), pairs, N, all, tile);
   }
   static int64_t K_in_blocks(int64_t pairs) { return pairs; }
 };
