@@ -179,6 +179,48 @@ def test_tiles_of_16_bits(kind: str, isa: str, size: tuple[int, int, int, int]) 
         assert one.h_n.tobytes() == got.h_n[7:8].tobytes()
 
 
+# Units and inputs enough for gate gradients to be rounded; rows (t, b) around the 256 of a chunk; odd sizes.
+WIDE = [
+    CellCase(*size, **variant)
+    for size in ((129, 2, 16, 64), (51, 5, 17, 65), (1, 257, 31, 70), (85, 3, 33, 97))
+    for variant in (
+        {},
+        {"ragged": True, "reverse": True},
+        {"bias": "sequence", "ragged": True},
+        {"ids": True, "ragged": True},
+    )
+]
+
+
+@each_kind
+@each_isa
+@pytest.mark.parametrize("cell", thinned(WIDE, 4), ids=str)
+def test_gradients_of_wide_layers(kind: str, isa: str, cell: CellCase) -> None:
+    """Within the budget of all others; on any number of threads and of a sequence alone the same bits."""
+    case = Case(cell)
+    want = truth(kind, case, "bfloat16")
+    saved, grads = [], []
+    for threads in (1, 3):
+        with rnnkernels.config(isa=isa, num_threads=threads):
+            saved.append(want.problem.forward(functional).saved)
+            grads.append(want.problem.backward(functional, saved[0]))
+    assert_close(grads[0], want.gradients(saved[0]), "gradient", case, "bfloat16")
+    got, again = named_arrays(grads[0]), named_arrays(grads[1])
+    assert all(a.tobytes() == again[name].tobytes() for name, a in got.items())
+
+    b = cell.B - 1
+    arguments, cotangents = dict(want.problem.arguments), dict(want.problem.cotangents)
+    for name in arguments.keys() & {"x", "h0", "c0", "lengths", "b_ih"}:
+        if name != "b_ih" or cell.bias == "sequence":
+            arguments[name] = arguments[name][:, b:] if name == "x" else arguments[name][b:]
+    cotangents = {name: a[:, b:] if name == "dy" else a[b:] for name, a in cotangents.items()}
+    alone = CellProblem(kind, arguments, cotangents)
+    with rnnkernels.config(isa=isa):
+        one = named_arrays(alone.backward(functional, alone.forward(functional).saved))
+    for name in got.keys() & {"dx", "dh0", "dc0"}:
+        assert (got[name][:, b:] if name == "dx" else got[name][b:]).tobytes() == one[name].tobytes(), name
+
+
 @each_kind
 @each_half
 @each_isa

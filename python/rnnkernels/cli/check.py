@@ -35,7 +35,7 @@ from ..testing import (
 )
 from ..types import Array
 
-# T, B, I, H: ones, odd sizes, sizes around a vector's and a tile's, a long one.
+# T, B, I, H: ones, odd sizes, sizes around a vector's and a tile's, a long one, one with sums of many terms.
 SIZES = (
     (1, 1, 1, 1),
     (5, 3, 7, 5),
@@ -45,6 +45,7 @@ SIZES = (
     (2, 67, 3, 15),
     (4, 1, 65, 63),
     (50, 6, 31, 48),
+    (6, 7, 17, 70),
 )
 VARIANTS: tuple[dict[str, Any], ...] = (
     {},
