@@ -317,6 +317,11 @@ def test_the_floor_counts_operations_and_bytes() -> None:
     recurrent, first = 4 * 64 * 16, 4 * 64 * 8
     assert floor.floor_seconds(inference, np.inf, 1e9) == pytest.approx((100 * recurrent + first) / 1e9)
     assert floor.floor_seconds(training, np.inf, 1e9) == pytest.approx((200 * recurrent + first) / 1e9)
+    for dtype, size in (("bfloat16", 2), ("int8", 1)):
+        narrow = replace(inference, dtype=dtype)
+        assert floor.floor_seconds(narrow, np.inf, 1e9) == pytest.approx(
+            size / 4 * (100 * recurrent + first) / 1e9
+        )
     two = replace(inference, layers=2, directions=2)
     more = 2 * 100 * 64 * (32 + 16)
     assert floor.floor_seconds(two, 1e9, np.inf) == pytest.approx(2 * (products + more) / 1e9)

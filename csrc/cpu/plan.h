@@ -25,7 +25,8 @@ struct LayerWork {
   bool fusible;         // a dense input in the order of work, and a single product of the state
 };
 
-// Measured on Zen 4 and rounded: what one core does in a microsecond, a barrier's price, and waking a sleeping worker's.
+// Measured on Zen 4 and rounded: what one core does in a microsecond, a barrier's price for each of a few threads (eight times
+// that for more), and waking a sleeping worker's. From a second call on a worker is awake.
 constexpr double flops_per_us = 5e4, barrier_us = 0.3, wake_us = 10;
 
 // Rows of a batch that fill tiles well; that hide the reading of weights from L3, as long as those are a few times as large
@@ -47,7 +48,7 @@ inline Plan plan_layer(const LayerWork& work, int max_threads, double l2_bytes) 
     return Plan{static_cast<int>(threads), split_batch, work.fusible && work.rows >= fused_rows && stays, why};
   };
   if (max_threads <= 1) return choose(1, false, "there is but one");
-  if (total_us < 2 * wake_us) return choose(1, false, "waking a worker takes longer");
+  if (total_us < 1.5 * wake_us) return choose(1, false, "waking a worker takes longer");
 
   const int64_t by_units = std::min<int64_t>(max_threads, work.panels);
   const int64_t by_rows = std::min<int64_t>(max_threads, work.rows / 2);
@@ -57,7 +58,8 @@ inline Plan plan_layer(const LayerWork& work, int max_threads, double l2_bytes) 
     if (each >= (work.weight_bytes <= l2_sizes_near * l2_bytes ? rows_that_hide_l3 : rows_that_hide_memory))
       return choose(by_rows, true, "each has rows enough");
   }
-  if (by_units > 1 && step_us > 8 * barrier_us) return choose(by_units, false, "each keeps its weights in cache");
+  if (by_units > 1 && step_us > barrier_us * static_cast<double>(std::min<int64_t>(by_units, 8)))
+    return choose(by_units, false, "each keeps its weights in cache");
   if (by_rows > 1) return choose(by_rows, true, "a step is too short to meet after it");
   return choose(1, false, "a step is too short to meet after it");
 }

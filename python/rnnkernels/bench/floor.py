@@ -19,6 +19,7 @@ from .grid import Row
 
 _CPU0 = Path("/sys/devices/system/cpu/cpu0/cache")
 _USUAL = {"L1": 32 << 10, "L2": 1 << 20, "L3": 32 << 20}  # bytes, where the system does not tell
+_ITEMSIZE = {"float32": 4, "bfloat16": 2, "int8": 1}
 _MOST = 1 << 28  # bytes: enough to be in memory alone
 
 
@@ -44,10 +45,10 @@ class Floor:
 
     def seconds(self, row: Row, threads: int) -> float | None:
         """The least time that `row` can take now; None for dtypes whose rates are not measured."""
-        if self.missing or row.dtype != "float32":
+        if self.missing:
             return None
-        flops, (rate,) = self._measure(threads, [working_set(row)])
-        return floor_seconds(row, flops, rate)
+        flops, (rate,) = self._measure(threads, row.dtype, [working_set(row)])
+        return None if flops is None else floor_seconds(row, flops, rate)
 
     def machine(self, threads: int) -> dict[str, float] | None:
         """Operations a second, and bytes a second from each cache and from memory."""
@@ -56,11 +57,12 @@ class Floor:
         sizes = cache_sizes()
         own = {name: size * threads // 2 for name, size in sizes.items() if name != "L3"}  # of each core
         sets = own | {"L3": max(sizes["L3"] // 2, own["L2"]), "DRAM": min(4 * sizes["L3"], _MOST)}
-        flops, rates = self._measure(threads, list(sets.values()))
+        flops, rates = self._measure(threads, "float32", list(sets.values()))
+        assert flops is not None
         return {"flops": flops, **dict(zip(sets, rates, strict=True))}
 
-    def _measure(self, threads: int, sizes: list[int]) -> tuple[float, list[float]]:
-        command = [str(self.program), str(threads), *map(str, sizes)]
+    def _measure(self, threads: int, dtype: str, sizes: list[int]) -> tuple[float | None, list[float]]:
+        command = [str(self.program), str(threads), dtype, *map(str, sizes)]
         rates = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
         return rates["flops"], rates["bytes"]
 
@@ -106,4 +108,4 @@ def floor_seconds(row: Row, flops: float, rate: float) -> float:
 
 def _bytes(row: Row, columns: int) -> int:
     """Of so many columns of weights, in the dtype of the row."""
-    return row.gates * row.H * columns * np.dtype(row.dtype).itemsize
+    return row.gates * row.H * columns * _ITEMSIZE[row.dtype]
