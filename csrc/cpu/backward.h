@@ -121,7 +121,8 @@ class BackwardLayer {
     const auto row_of = [&](auto w, int64_t columns, int first_slot) {
       return [=](int64_t k) {
         const int64_t slot = k / slot_size(), unit = k % slot_size();
-        return row_or_null(unit < H ? w : decltype(w)(), Cell::gate_of_slot[first_slot + slot] * H + unit, columns);
+        if (Matrix::group > 1 && unit >= H) return decltype(w)();
+        return w + (Cell::gate_of_slot[first_slot + slot] * H + unit) * columns;
       };
     };
     w_hh.pack(share(w_hh.panels(), team), row_of(hh, H, Cell::h_first));
@@ -337,7 +338,8 @@ class BackwardLayer {
     Matrix x(count, call.I), h(count, H), reset_h(count, H);
     x.data = inputs, h.data = states, reset_h.data = reset_panels;
     const auto pack = [&](const Matrix& matrix, const auto& row) {  // the last rows of a Number may be missing
-      matrix.pack(share(matrix.panels(), team), [&](int64_t k) { return k < count ? row(k) : decltype(row(k))(); });
+      matrix.pack(share(matrix.panels(), team),
+                  [&](int64_t k) { return Matrix::group == 1 || k < count ? row(k) : decltype(row(k))(); });
     };
     if (inputs) pack(x, [&](int64_t k) { return row_or_null(arrays.from(call.x), user[k], call.x_stride); });
     if (states) pack(h, [&](int64_t k) { return h_row(previous[k]); });

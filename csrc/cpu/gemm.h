@@ -231,6 +231,19 @@ struct Tile {
   int64_t across(int64_t piece) const { return piece - down(piece); }
 };
 
+// Heights of the tiles that cover some rows, at least one: as few as can be. Wide ones are of about equal height, since a last
+// one of two rows would read weights faster than L2 gives them (forward of an LSTM of 256 units on Zen 4: 4 % in 32 rows).
+struct TileHeights {
+  int64_t low, higher;  // the first `higher` have one row more than `low`; the last one is what is left
+
+  template <class Number>
+  static TileHeights of(int64_t rows, int N) {
+    const int64_t tallest = rows_per_tile<Number>(N), count = ceil_div(rows, tallest);
+    return N > 2 ? TileHeights{rows / count, rows % count} : TileHeights{tallest, 0};
+  }
+  int at(int64_t nth, int64_t rows_left) const { return static_cast<int>(smaller(low + (nth < higher), rows_left)); }
+};
+
 // Those of a block, and one more on either side that is begun or not yet done.
 constexpr int tile_slots = tiles_of_block + 2;
 
@@ -254,10 +267,13 @@ inline void for_each_tile(Range rows, Range panels, int N, int64_t K, const Body
   for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
     for (int64_t top = rows.begin; top < rows.end; top += in_turn, slot = next_slot) {
       const int64_t bottom = smaller(top + in_turn, rows.end);
+      const auto heights = TileHeights::of<Number>(bottom - top, N);
       for (int block = 0; block < blocks; ++block) {
         next_slot = slot;
-        for (int64_t row = top, nth = 0; row < bottom; row += tallest, ++nth) {
-          body(Tile{row, panel, static_cast<int>(smaller(tallest, bottom - row)), 1, nth, next_slot, block, blocks});
+        int height;
+        for (int64_t row = top, nth = 0; row < bottom; row += height, ++nth) {
+          height = heights.at(nth, bottom - row);
+          body(Tile{row, panel, height, 1, nth, next_slot, block, blocks});
           next_slot = next_slot + 1 < slots ? next_slot + 1 : 0;
         }
       }
@@ -534,10 +550,12 @@ inline Operand<Number> tiles_of_transpose(Pointer a, int64_t stride, int64_t siz
   constexpr int group = Terms<Number>::group;
   constexpr int64_t block = 8;  // k at a time, so that reads and writes both go along memory
   const int64_t K = ceil_div(size, group);
+  const auto heights = TileHeights::of<Number>(columns.size(), N);
   for (int64_t first = 0; first < K; first += block) {
     const int64_t last = smaller(first + block, K);
-    for (int64_t column = columns.begin; column < columns.end; column += rows_per_tile<Number>(N)) {
-      const int64_t rows = smaller(rows_per_tile<Number>(N), columns.end - column);
+    int64_t rows;
+    for (int64_t column = columns.begin, nth = 0; column < columns.end; column += rows, ++nth) {
+      rows = heights.at(nth, columns.end - column);
       Number *tile = to + (column - columns.begin) * K, *end = tile + rows * K;
       for (int64_t k = first; k < last; ++k) {
         Pointer of_k[group];
