@@ -26,6 +26,7 @@ from rnnkernels.bench.grid import CELLS, GRID, Row
 from rnnkernels.bench.libraries import LIBRARIES, OURS, OWN_FLOAT32, PEERS, Way, load
 from rnnkernels.testing import Array, as_float64, assert_within_budget
 
+ROOT = Path(__file__).parents[1]
 SMALL = Row("small", "group", 5, 3, 4, 6)
 STRUCTURES = {
     "step": replace(SMALL, T=1),
@@ -431,3 +432,41 @@ def test_the_command(tmp_path: Path) -> None:
     assert all(len(seconds) == 2 and min(seconds) > 0 for seconds in result["seconds"].values())
     assert "rnn-tiny-inference" in run.stdout
     assert "| rnn-tiny-inference | 1 |" in files["markdown"].read_text()
+
+
+# -- the guard ---------------------------------------------------------------------------------------------
+
+
+def test_the_guard_finds_rows_that_became_slower(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = importlib.util.spec_from_file_location("guard", ROOT / "benchmarks" / "guard.py")
+    assert spec
+    assert spec.loader
+    guard = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(guard)
+    assert grid.select(guard.ROWS, dtypes=grid.DTYPES)
+
+    def file(name: str, **times: tuple[float, float, float]) -> Path:
+        results = [
+            {"name": row, "threads": 2, "times_as_fast": {"torch": Quartiles(*three)._asdict()}}
+            for row, three in times.items()
+        ]
+        path = tmp_path / name
+        path.write_text(
+            json.dumps({"results": [*results, {"name": "alone", "threads": 2, "times_as_fast": {}}]})
+        )
+        return path
+
+    record = file("record.json", steady=(1.0, 1.1, 1.2), gone=(1.0, 1.1, 1.2), noisy=(0.9, 2.0, 2.1))
+    made = file("made.json", steady=(0.8, 0.9, 0.91), noisy=(0.7, 0.75, 0.82), new=(0.1, 0.1, 0.1))
+    arguments = ["guard.py", "--record", str(record), "--made", str(made)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    assert guard.main() == 0
+    made = file("made.json", steady=(0.7, 0.8, 0.89), noisy=(0.7, 0.75, 0.80))
+    assert guard.main() == 1
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "slower than recorded: steady, noisy"
+    monkeypatch.setattr(guard, "RESULTS", tmp_path)
+    with pytest.raises(SystemExit, match="no results of it"):
+        guard.record_of("it", "avx2")

@@ -1,9 +1,10 @@
 // Packed panels and the one micro-kernel that every matrix product of the library runs on.
 //
 // A panel holds N vectors of output columns for every k: panel[k][N][lanes]. A tile is R rows of a against P panels, kept in
-// registers while k runs. Operands are of Numbers, which are the Real that sums have, or pairs of smaller numbers, whose
-// products fma adds one after the other (isa/avx512bf16.h): then k counts pairs. Each output has one accumulator and takes its terms in ascending k, whatever R, P, the row it
+// registers while k runs. Each output has one accumulator and takes its terms in ascending k, whatever R, P, the row it
 // stands in and the ISA: that is what makes a sequence's bits the same alone, in a batch, and for any number of threads.
+// Operands are of Numbers: the Real that sums are, or pairs of smaller ones, whose two products fma adds (isa/avx512bf16.h);
+// then k counts pairs.
 // Over many k, a panel is taken in blocks, which all rows find in cache; between them sums wait in memory, unrounded.
 #pragma once
 

@@ -25,9 +25,9 @@ struct LayerWork {
   bool fusible;         // a dense input in the order of work, and a single product of the state
 };
 
-// Measured on Zen 4 and rounded: what one core does in a microsecond, a barrier's price for each of a few threads (eight times
-// that for more), and waking a sleeping worker's. From a second call on a worker is awake.
-constexpr double flops_per_us = 5e4, barrier_us = 0.3, wake_us = 10;
+// Measured on Zen 4 and rounded: what one core does in a microsecond; what a step must take for each of up to eight threads that
+// meet after it (a barrier of two takes 0.15 us where they share an L3 and 0.7 where not); waking a worker that sleeps.
+constexpr double flops_per_us = 5e4, meeting_us = 0.45, wake_us = 10;
 
 // Rows of a batch that fill tiles well; that hide the reading of weights from L3, as long as those are a few times as large
 // as L2 (measured on Zen 3); and that hide it whatever their size.
@@ -58,7 +58,7 @@ inline Plan plan_layer(const LayerWork& work, int max_threads, double l2_bytes) 
     if (each >= (work.weight_bytes <= l2_sizes_near * l2_bytes ? rows_that_hide_l3 : rows_that_hide_memory))
       return choose(by_rows, true, "each has rows enough");
   }
-  if (by_units > 1 && step_us > barrier_us * static_cast<double>(std::min<int64_t>(by_units, 8)))
+  if (by_units > 1 && step_us > meeting_us * static_cast<double>(std::min<int64_t>(by_units, 8)))
     return choose(by_units, false, "each keeps its weights in cache");
   if (by_rows > 1) return choose(by_rows, true, "a step is too short to meet after it");
   return choose(1, false, "a step is too short to meet after it");

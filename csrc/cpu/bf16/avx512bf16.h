@@ -27,9 +27,8 @@ struct Terms<Bf16Pair> {
 
   template <class Pointer>
   static RNNKERNELS_INLINE Vec<Bf16Pair> load(const Pointer* rows, int64_t column, int n) {
-    const auto part = [&](const Pointer& row) {
-      return row && n ? bits_of(row + column, n) : Vec<uint16_t>::load(nullptr, 0);
-    };
+    const auto zeros = Vec<uint16_t>::to_bf16(Vec<float>(0));
+    const auto part = [&](const Pointer& row) { return row && n ? bits_of(row + column, n) : zeros; };
     return Vec<Bf16Pair>::join(part(rows[0]), part(rows[1]));
   }
 

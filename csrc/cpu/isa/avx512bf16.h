@@ -7,8 +7,8 @@
 
 RNNKERNELS_BEGIN_NAMESPACE
 
-// Two neighbours in k, the first in the lower half; wherever two numbers of bfloat16 lie side by side, one may be read.
-struct __attribute__((may_alias)) Bf16Pair {
+// Two neighbours in k, the first in the lower half; it may be read wherever two numbers of bfloat16 lie side by side.
+struct __attribute__((may_alias, packed, aligned(2))) Bf16Pair {
   uint32_t bits;
 };
 
