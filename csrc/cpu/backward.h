@@ -82,7 +82,7 @@ class BackwardLayer {
   void run(const Team& team_) {
     team = team_;
     panels = share_if(!call.split_batch, w_hh.panels(), team);
-    rows = call.split_batch ? balanced_rows(schedule, team) : Range{0, schedule.B};
+    rows = share_if(call.split_batch, schedule.B, team);  // where there are no steps; else of each chunk
     pack_weights();
     start(share(schedule.B, team));
     zero_padding(schedule, arrays.to(call.accumulate_dx ? nullptr : call.dx), call.I, call.I, team);
@@ -91,6 +91,7 @@ class BackwardLayer {
     sync(team);
     for (int64_t last = schedule.steps; last > 0;) {
       const Range chunk = chunk_ending_at(last);
+      if (call.split_batch) rows = balanced_rows(schedule, chunk, team);
       for (int64_t s = last - 1; s >= chunk.begin; --s) step(chunk, s);
       finish_chunk(chunk);
       add = true;

@@ -154,7 +154,10 @@ class ForwardLayer {
         H(call.H),
         arena{call.scratch},
         weights(open_weights()),
-        capacity(call.fused ? 0 : chunk_capacity(schedule, chunk_rows_forward)),
+        chunk_rows(call.split_batch ? ceil_div(chunk_rows_forward, call.threads) : chunk_rows_forward),
+        capacity(call.fused         ? 0
+                 : call.split_batch ? call.threads * (chunk_rows - 1) + schedule.B
+                                    : chunk_capacity(schedule, chunk_rows)),
         xg(arena.take<Real>(weights.panels * capacity * row_size())),
         gathered(call.ids || reads_x_in_place() ? 0
                  : call.fused                   ? 2 * schedule.B
@@ -172,16 +175,17 @@ class ForwardLayer {
   void run(const Team& team_) {
     team = team_;
     panels = share_if(!call.split_batch, weights.panels, team);
-    rows = call.split_batch ? balanced_rows(schedule, team) : Range{0, schedule.B};
+    rows = call.split_batch ? balanced_rows(schedule, {0, schedule.steps}, team) : Range{0, schedule.B};
     if (!call.packed) weights.pack(call.io.weights, arrays, share(weights.panels, team), !call.ids);
     start(share(schedule.B, team));
     clear_padding();
     if (call.fused) gather_step(0);
     sync(team);
     for (Range chunk{0, 0}; chunk.end < schedule.steps;) {
-      chunk = next_chunk(schedule, chunk.end, chunk_rows_forward);
+      chunk = next_chunk(chunk.end);
       if (!call.fused) project(chunk);
-      for (int64_t s = chunk.begin; s < chunk.end; ++s) step(chunk, s);
+      int64_t first = first_in_xg();
+      for (int64_t s = chunk.begin; s < chunk.end; first += active(s).size(), ++s) step(s, first - rows.begin);
     }
   }
 
@@ -206,6 +210,25 @@ class ForwardLayer {
 
   void meet() const {
     if (!call.split_batch) sync(team);
+  }
+
+  // This member's rows of a step; all, unless the team shares sequences. Those of the steps of a chunk stand in xg one after
+  // another, and each member who shares sequences has chunks and a part of xg of its own, and waits for nobody.
+  Range active(int64_t s) const { return {rows.begin, larger(rows.begin, smaller(rows.end, schedule.active[s]))}; }
+  int64_t first_in_xg() const { return call.split_batch ? team.rank * (chunk_rows - 1) + rows.begin : 0; }
+
+  Range next_chunk(int64_t begin) const {
+    int64_t end = begin + 1;
+    for (int64_t count = active(begin).size(); end < schedule.steps && count < chunk_rows; ++end) {
+      count += active(end).size();
+    }
+    return {begin, end};
+  }
+
+  int64_t rows_of(Range steps) const {
+    int64_t count = 0;
+    for (int64_t s = steps.begin; s < steps.end; ++s) count += active(s).size();
+    return count;
   }
 
   // The states before the first step, and the result of sequences that have none.
@@ -258,38 +281,39 @@ class ForwardLayer {
 
   // xg = bias + x W_ih^T for this member's rows and panels of a chunk.
   void project(Range chunk) {
-    const int64_t base = schedule.first_row[chunk.begin];
-    if (!call.split_batch) {
-      project_rows(chunk.begin, {0, schedule.first_row[chunk.end] - base}, chunk);
-      return;
-    }
-    sync(team);  // sequences of unequal lengths: rows of xg change hands
-    for (int64_t s = chunk.begin; s < chunk.end; ++s) {
-      const int64_t first = schedule.first_row[s] - base, last = smaller(rows.end, schedule.active[s]);
-      if (rows.begin < last) project_rows(s, {first + rows.begin, first + last}, chunk);
+    int64_t first = first_in_xg();
+    if (!call.split_batch || call.ids || !reads_x_in_place()) return project_rows(chunk, first);
+    for (int64_t s = chunk.begin; s < chunk.end; first += active(s).size(), ++s) {  // its rows of x do not lie together
+      project_rows({s, s + 1}, first);
     }
   }
 
-  void project_rows(int64_t s, Range chunk_rows, Range chunk) {
-    for_each_row(chunk, s, chunk_rows, [&](int64_t row, int64_t user, int64_t b) {
-      for (int64_t panel = panels.begin; panel < panels.end; ++panel) start_row(xg_row(panel, row), panel, user, b);
+  // Of the rows of these steps, which stand in xg from `first` on.
+  void project_rows(Range steps, int64_t first) {
+    const Range own{0, rows_of(steps)};
+    for_each_row(steps, own, [&](int64_t row, int64_t user, int64_t b) {
+      for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
+        start_row(xg_row(panel, first + row), panel, user, b);
+      }
     });
-    if (call.ids) return;
-    const Rows x = x_operand(chunk, s, chunk_rows);
-    for_each_tile<Weight>(chunk_rows, panels, weights.x.N, weights.x.K_in_blocks(), [&](const Tile& tile) {
-      accumulate(weights.x.N, tile.rows, tile.panels, xg_tile(tile, 0).vectors_from(Cell::x_first), x, tile.row,
+    if (call.ids || own.size() == 0) return;
+    const Rows x = x_operand(steps, own, first);
+    for_each_tile<Weight>(own, panels, weights.x.N, weights.x.K_in_blocks(), [&](const Tile& tile) {
+      accumulate(weights.x.N, tile.rows, tile.panels, xg_tile(tile, first).vectors_from(Cell::x_first), x, tile.row,
                  weights.x.panels(panels, tile));
     });
   }
 
-  Rows x_operand(Range chunk, int64_t s, Range chunk_rows) const {
+  Rows x_operand(Range steps, Range own, int64_t first) const {
     if constexpr (x_as_stored) {
-      if (reads_x_in_place()) return Matrix::operand(x_row(schedule.B * chunk.begin), call.x_stride, multiplier);
+      if (reads_x_in_place()) {
+        return Matrix::operand(x_row(user_row(schedule, steps.begin, rows.begin)), call.x_stride, multiplier);
+      }
     }
-    for_each_row(chunk, s, call.split_batch ? chunk_rows : share(chunk_rows.size(), team),
-                 [&](int64_t row, int64_t user, int64_t) { gathered.set(row, x_row(user)); });
+    for_each_row(steps, call.split_batch ? own : share(own.size(), team),
+                 [&](int64_t row, int64_t user, int64_t) { gathered.set(first + row, x_row(user)); });
     meet();
-    return gathered.from(0, multiplier);
+    return gathered.from(first, multiplier);
   }
 
   auto x_row(int64_t user) const { return row_or_null(arrays.from(call.x), user, call.x_stride); }
@@ -320,14 +344,16 @@ class ForwardLayer {
     }
   }
 
-  // Calls body(row of the chunk, user's row, sequence) for rows of the chunk, of which the first lies in step s or later.
+  // Calls body(row, user's row, sequence) for some of this member's rows of steps, counted from the first one's.
   template <class Body>
-  void for_each_row(Range chunk, int64_t s, Range own, const Body& body) const {
-    const int64_t base = schedule.first_row[chunk.begin];
-    for (int64_t row = own.begin; row < own.end; ++row) {
-      while (row >= schedule.first_row[s + 1] - base) ++s;
-      const int64_t j = row - (schedule.first_row[s] - base);
-      body(row, user_row(schedule, s, j), sequence(schedule, j));
+  void for_each_row(Range steps, Range own, const Body& body) const {
+    int64_t first = 0;
+    for (int64_t s = steps.begin; s < steps.end; first += active(s).size(), ++s) {
+      const Range part{larger(own.begin, first), smaller(own.end, first + active(s).size())};
+      for (int64_t row = part.begin; row < part.end; ++row) {
+        const int64_t j = rows.begin + row - first;
+        body(row, user_row(schedule, s, j), sequence(schedule, j));
+      }
     }
   }
 
@@ -360,15 +386,14 @@ class ForwardLayer {
     return V::load(lane);
   }
 
-  void step(Range chunk, int64_t s) const {
+  // Row j of the step stands in xg at first + j.
+  void step(int64_t s, int64_t first) const {
     if (call.fused) return fused_step(s);
-    const int64_t first = schedule.first_row[s] - schedule.first_row[chunk.begin];
-    const Range active{rows.begin, smaller(rows.end, schedule.active[s])};
-    const Rows h_prev = state_operand(h[s % 2], active);
+    const Rows h_prev = state_operand(h[s % 2], active(s));
     const auto before = [&](const Tile& tile) { prefetch_outputs(s, tile); };
     const auto equations = [&](const Tile& tile) { finish(xg_tile(tile, first), s, tile); };
     for_each_tile<Weight>(
-        active, panels, weights.h.N, weights.h.K_in_blocks(), before,
+        active(s), panels, weights.h.N, weights.h.K_in_blocks(), before,
         [&](const Tile& tile) {
           accumulate(weights.h.N, tile.rows, tile.panels, xg_tile(tile, first).vectors_from(Cell::h_first), h_prev,
                      tile.row, weights.h.panels(panels, tile));
@@ -376,9 +401,9 @@ class ForwardLayer {
         [&](const Tile& tile) { Cell::reset_before ? reset(xg_tile(tile, first), s, tile) : equations(tile); });
     meet();
     if constexpr (Cell::reset_before) {
-      const auto reset_prev = state_operand(reset_h, active);
+      const auto reset_prev = state_operand(reset_h, active(s));
       for_each_tile<Weight>(
-          active, panels, 1, weights.n.K_in_blocks(), [](const Tile&) {},
+          active(s), panels, 1, weights.n.K_in_blocks(), [](const Tile&) {},
           [&](const Tile& tile) {
             accumulate(1, tile.rows, tile.panels, xg_tile(tile, first).vectors_from(Cell::N), reset_prev, tile.row,
                        weights.n.panels(panels, tile));
@@ -516,7 +541,8 @@ class ForwardLayer {
   const int64_t H;
   Arena arena;
   const Packed weights;
-  const int64_t capacity;                  // rows of a chunk, at most
+  const int64_t chunk_rows;                // of a member, about
+  const int64_t capacity;                  // rows of all members' chunks, at most
   Real* const xg;                          // [panels][capacity][vectors][lanes]
   const typename Matrix::Copies gathered;  // [capacity][I]: rows of x, where the user's cannot be read in place
   const typename Matrix::Copies rounded;   // [a member each][B][H]: rows of a state

@@ -57,29 +57,24 @@ inline int64_t user_row(const Schedule& schedule, int64_t s, int64_t j) {
 // Consecutive rows of the order of work are consecutive rows of the user's arrays.
 inline bool in_user_order(const Schedule& schedule) { return !schedule.order && !schedule.reverse; }
 
-// Steps [begin, end) that are projected, or whose weight gradients are summed, together: enough rows to make the product
-// efficient, few enough to stay in cache. Fixed by the problem alone, as the order of sums must be.
+// Rows of the steps that are projected, or whose weight gradients are summed, together: enough to make the product efficient,
+// few enough to stay in cache. Backward's chunks are fixed by the problem alone, as the order of sums must be.
 constexpr int64_t chunk_rows_forward = 128, chunk_rows_backward = 256;
-
-inline Range next_chunk(const Schedule& schedule, int64_t begin, int64_t rows) {
-  int64_t end = begin + 1;
-  while (end < schedule.steps && schedule.first_row[end] - schedule.first_row[begin] < rows) ++end;
-  return {begin, end};
-}
 
 inline int64_t chunk_capacity(const Schedule& schedule, int64_t rows) {
   return schedule.steps ? smaller(schedule.first_row[schedule.steps], rows - 1 + schedule.active[0]) : 0;
 }
 
-// Rows of this member when the team shares sequences: contiguous, with about equal numbers of steps.
-inline Range balanced_rows(const Schedule& schedule, const Team& team) {
+// Rows of this member when the team shares sequences: contiguous, with about equal numbers of `steps`.
+inline Range balanced_rows(const Schedule& schedule, Range steps, const Team& team) {
   if (!schedule.lengths) return share(schedule.B, team);
-  const Range steps = share(schedule.steps ? schedule.first_row[schedule.steps] : 0, team);
+  const Range own = share(schedule.first_row[steps.end] - schedule.first_row[steps.begin], team);
   Range rows{schedule.B, schedule.B};
   int64_t before = 0;
-  for (int64_t j = 0; j < schedule.B; before += length(schedule, sequence(schedule, j)), ++j) {
-    if (before >= steps.begin && rows.begin == schedule.B) rows.begin = j;
-    if (before >= steps.end && rows.end == schedule.B) rows.end = j;
+  for (int64_t j = 0; j < schedule.B; ++j) {
+    if (before >= own.begin && rows.begin == schedule.B) rows.begin = j;
+    if (before >= own.end && rows.end == schedule.B) rows.end = j;
+    before += larger(0, smaller(steps.end, length(schedule, sequence(schedule, j))) - steps.begin);
   }
   if (team.rank == 0) rows.begin = 0;
   if (team.rank == team.size - 1) rows.end = schedule.B;
