@@ -42,14 +42,12 @@ struct Bf16Matrix : Bf16Products {
   int64_t K_in_blocks() const { return Bf16Products::K_in_blocks(pairs); }
   bool in_whole_groups() const { return columns % group == 0; }
 
-  static auto operand(Halves rows, int64_t stride, Multiplier& multiplier) {
-    return Bf16Products::operand(rows.data, stride, multiplier);
+  using Bf16Products::operand;
+  static Rows operand(Halves rows, int64_t stride, Multiplier& multiplier) {
+    return operand(rows.data, stride, multiplier);
   }
-  static auto operand(Bf16s rows, int64_t stride, Multiplier& multiplier) {
-    return Bf16Products::operand(rows.data, stride, multiplier);
-  }
-  static auto operand(SplitBf16s rows, int64_t stride, Multiplier& multiplier) {
-    return Bf16Products::operand(rows, stride, multiplier);
+  static Rows operand(Bf16s rows, int64_t stride, Multiplier& multiplier) {
+    return operand(rows.data, stride, multiplier);
   }
 
   // Lane l of a vector is the row of `columns` numbers from[l*across + k*along] for l < count, else 0. Along memory a pair is
@@ -73,7 +71,7 @@ struct Bf16Matrix : Bf16Products {
     Copies(int64_t rows, int64_t K_, Arena& arena) : K(K_), data(arena.take<uint16_t>(rows * stride())) {}
     int64_t stride() const { return padded_stride<uint16_t>(round_up(K, group)); }
     Rows from(int64_t row, Multiplier& multiplier) const {
-      return Bf16Products::operand(data + row * stride(), stride(), multiplier);
+      return operand(data + row * stride(), stride(), multiplier);
     }
     void set(int64_t row, Halves from) const {
       uint16_t* const to = data + row * stride();
