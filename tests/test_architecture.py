@@ -41,7 +41,7 @@ INCLUDES = {
     "core": ({"core"}, {"cstddef", "cstdint"}),
     "cpu": ({"api.h", "core", "cpu"}, None),
     "cuda": ({"api.h", "core", "cuda"}, None),
-    "bindings": ({"api.h", "bindings", "cpu/dispatch.h", "core/cells.inc"}, None),
+    "bindings": ({"api.h", "bindings", "cpu/dispatch.h", "cpu/scratch.h", "core/cells.inc"}, None),
 }
 # What is compiled with instruction set flags may use no library code that the linker could share with other
 # objects: headers of plain declarations alone.

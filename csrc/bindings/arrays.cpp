@@ -5,6 +5,7 @@
 #include <cstring>
 #include <limits>
 #include <type_traits>
+#include <utility>
 
 namespace rnnkernels::bindings {
 namespace {
@@ -342,18 +343,37 @@ int64_t read_int64(const Name& name, py::handle value) {
 
 // -- memory -----------------------------------------------------------------------------------------------------
 
+namespace {
+
+// What an array is based on whose memory is Scratch.
+py::capsule owner_of(Scratch&& memory) {
+  return py::capsule(new Scratch(std::move(memory)), [](void* p) { delete static_cast<Scratch*>(p); });
+}
+
+}  // namespace
+
+// Large ones on cache lines and huge pages, and in memory that the system need not zero for each call.
 py::array new_array(Element element, const Shape& shape) {
-  shape.bytes(size_of(element));
+  const std::size_t bytes = shape.bytes(size_of(element));
   const npy_api& api = npy_api::get();
-  PyObject* array = api.PyArray_NewFromDescr_(api.PyArray_Type_, descr_of(element), shape.rank, shape.sizes, nullptr,
-                                              nullptr, 0, nullptr);
-  if (array == nullptr) throw py::error_already_set();
-  return py::reinterpret_steal<py::array>(array);
+  const auto create = [&](void* data) {
+    PyObject* array = api.PyArray_NewFromDescr_(api.PyArray_Type_, descr_of(element), shape.rank, shape.sizes, nullptr,
+                                                data, data ? direct | npy_api::NPY_ARRAY_WRITEABLE_ : 0, nullptr);
+    if (array == nullptr) throw py::error_already_set();
+    return py::reinterpret_steal<py::array>(array);
+  };
+  if (bytes < cpu::kept_from) return create(nullptr);
+  Scratch memory(bytes);
+  py::array array = create(memory.data);
+  if (api.PyArray_SetBaseObject_(array.ptr(), owner_of(std::move(memory)).release().ptr()) < 0) {
+    throw py::error_already_set();
+  }
+  return array;
 }
 
 py::array new_array(Dtype dtype, const Shape& shape) { return new_array(element_of(dtype), shape); }
 
-Scratch new_scratch(Dtype dtype, const Shape& shape) { return new_buffer<std::byte>(shape.bytes(size_of(dtype))); }
+Scratch new_scratch(Dtype dtype, const Shape& shape) { return Scratch(shape.bytes(size_of(dtype))); }
 
 // -- inputs -----------------------------------------------------------------------------------------------------
 

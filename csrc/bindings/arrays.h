@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "../cpu/dispatch.h"
+#include "../cpu/scratch.h"
 
 namespace rnnkernels::bindings {
 
@@ -86,7 +87,7 @@ std::unique_ptr<T[]> new_buffer(std::size_t n) {
   return buffer;
 }
 
-using Scratch = std::unique_ptr<std::byte[]>;
+using cpu::Scratch;
 Scratch new_scratch(Dtype dtype, const Shape& shape);
 
 // Every array that a call reads, held (with the copies made of strided ones) until the call returns.

@@ -144,7 +144,7 @@ struct Losses {
     if (reduction != Reduction::none) scratch = new_scratch(dtype, rows);
   }
 
-  void* rows() { return reduction == Reduction::none ? loss.mutable_data() : scratch.get(); }
+  void* rows() { return reduction == Reduction::none ? loss.mutable_data() : scratch.data; }
 
   // Without classes: every target is ignored.
   void clear() {
@@ -199,8 +199,8 @@ Scratch read_dloss(Inputs& inputs, py::handle dloss, const Shape& rows, int64_t 
   }
   Scratch scratch = new_scratch(dtype, rows);
   const int64_t divisor = reduction == Reduction::mean ? std::max<int64_t>(count, 1) : 1;
-  dtype == Dtype::f32 ? fill_rows<float>(scratch.get(), each, value, N, divisor)
-                      : fill_rows<double>(scratch.get(), each, value, N, divisor);
+  dtype == Dtype::f32 ? fill_rows<float>(scratch.data, each, value, N, divisor)
+                      : fill_rows<double>(scratch.data, each, value, N, divisor);
   return scratch;
 }
 
@@ -246,7 +246,7 @@ py::object cross_entropy_backward(py::handle dloss, py::handle saved, const cpu:
   args.targets = labels.values.get();
   args.lse = inputs.wide({"saved.", "lse"}, saved.attr("lse"), each);
   const Scratch scale = read_dloss(inputs, dloss, each, args.N, how, labels.count);
-  args.dloss = scale.get();
+  args.dloss = scale.data;
   py::array dlogits = new_array(args.dtype, rows.shape("(..., V)", args.V));
   args.dlogits = dlogits.mutable_data();
   if (args.V > 0) without_gil([&] { cpu::cross_entropy_backward(args, execution); });
@@ -300,7 +300,7 @@ py::tuple linear_cross_entropy_backward(py::handle dloss, py::handle saved, int 
   args.targets = labels.values.get();
   args.lse = inputs.wide({"saved.", "lse"}, saved.attr("lse"), each);
   const Scratch scale = read_dloss(inputs, dloss, each, args.N, how, labels.count);
-  args.dloss = scale.get();
+  args.dloss = scale.data;
   args.accumulate = read_bool("accumulate", accumulate);
 
   Outputs outputs(inputs, args.accumulate);

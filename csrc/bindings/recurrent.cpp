@@ -41,7 +41,7 @@ struct Between {
         data.push_back(arrays.back().mutable_data());
       } else {
         if (l < 2) buffers[to_size(l)] = new_scratch(call.problem.dtype, shape);
-        data.push_back(buffers[to_size(l % 2)].get());
+        data.push_back(buffers[to_size(l % 2)].data);
       }
     }
   }

@@ -202,20 +202,21 @@ class BackwardLayer {
       const auto dy = row_or_null(arrays.from(call.dy), now, call.dy_stride);
       for_each_vector<Real>(w_hh.width(), first, H, [&](int64_t v, int64_t unit, int n) {
         if (dy) (V::load(from + v) + read(dy + unit, n)).store(sums + at + v);
-        prefetch_saved(now, unit);
       });
+      prefetch_saved(now, previous_row(s, j), first, smaller(w_hh.width(), H - first));
     });
   }
 
-  // What apply_cell will read of these units when the tile's product is done.
-  void prefetch_saved(int64_t row, int64_t unit) const {
-    for (int g = 0; g < Cell::saved_gates; ++g) {
-      prefetch(arrays.from(call.io.gates) + ((row * Cell::saved_gates + g) * H + unit), 1);
-    }
-    if (Cell::has_c) {
-      prefetch(static_cast<const Real*>(call.io.c) + row * H + unit, 1);
+  // What apply_cell will be the first to read of n units when the tile's product is done.
+  void prefetch_saved(int64_t now, int64_t before, int64_t unit, int64_t n) const {
+    const auto ask = [&](auto row) {
+      if (row) prefetch(row + unit, n);
+    };
+    for (int q = 0; q < (Cell::saved_gates ? Cell::slots : 0); ++q) ask(gates_row(now, q));
+    if constexpr (Cell::has_c) {
+      ask(c_row(before));
     } else {
-      prefetch(arrays.from(call.io.h) + (row * H + unit), 1);
+      ask(h_row(Cell::saved_gates ? before : now));
     }
   }
 

@@ -111,14 +111,14 @@ RNNKERNELS_INLINE void start_sums(Vec<Real> (&sum)[P][R][N], const Sums<Real>& c
   }
 }
 
-// Vectors first .. first + count - 1 of the sums += a b.
-template <int first, int count, bool adjacent, class Real, class Number, int P, int R, int N>
+// Vectors first .. first + count - 1 of the sums += a b; b is the first `count` of the `of` vectors in a panel.
+template <int first, int count, bool adjacent, int of = count, class Real, class Number, int P, int R, int N>
 RNNKERNELS_INLINE void add_products(Vec<Real> (&sum)[P][R][N], const Number* a, int64_t a_stride,
                                     const Panels<Number>& panels) {
   using V = Vec<Number>;
   const int64_t a_row = adjacent ? 1 : a_stride, a_k = adjacent ? a_stride : 1;
   const Number *b = panels.data, *ahead = panels.ahead;
-  for (int64_t k = panels.k.begin; k < panels.k.end; ++k, a += a_k, b += count * V::lanes, ahead += V::lanes) {
+  for (int64_t k = panels.k.begin; k < panels.k.end; ++k, a += a_k, b += of * V::lanes, ahead += V::lanes) {
     __builtin_prefetch(ahead, 0, 2);  // into L2
     RNNKERNELS_UNROLL
     for (int p = 0; p < P; ++p) {
@@ -162,36 +162,39 @@ inline void with_constant(int n, const Body& body) {
   if constexpr (most > 1) with_constant<most - 1>(n, body);
 }
 
-template <int P, int R, int N, bool adjacent, class Real, class Number>
+template <int P, int R, int N, bool adjacent, int of, class Real, class Number>
 void tile(const Sums<Real>& c, const Number* a, int64_t a_stride, const Panels<Number>& b) {
   Vec<Real> sum[P][R][N];
   start_sums(sum, c);
-  add_products<0, N, adjacent>(sum, a, a_stride, b);
+  add_products<0, N, adjacent, of>(sum, a, a_stride, b);
   store_sums(sum, c);
 }
 
-template <int N, bool adjacent, class Real, class Number>
+template <int N, bool adjacent, int of = N, class Real, class Number>
 void accumulate_n(int rows, int panels, const Sums<Real>& c, const Number* a, int64_t a_stride,
                   const Panels<Number>& b) {
   if (panels > 1) {
     return with_constant<panels_per_row<Number>(N)>(
-        panels, [&](auto P) { tile<decltype(P)::value, 1, N, adjacent>(c, a, a_stride, b); });
+        panels, [&](auto P) { tile<decltype(P)::value, 1, N, adjacent, of>(c, a, a_stride, b); });
   }
-  with_constant<rows_per_tile<Number>(N)>(rows,
-                                          [&](auto R) { tile<1, decltype(R)::value, N, adjacent>(c, a, a_stride, b); });
+  with_constant<rows_per_tile<Number>(of)>(
+      rows, [&](auto R) { tile<1, decltype(R)::value, N, adjacent, of>(c, a, a_stride, b); });
 }
 
 // Sums of a b for one tile: N vectors, and either `rows` rows of `a` from `row` on, or one row and up to panels_per_row `panels`.
+// A tile that is half empty is of one panel of two vectors, of which the second is left out.
 template <class Real, class Number>
 void accumulate(int N, int rows, int panels, const Sums<Real>& c, const Operand<Number>& a, int64_t row,
-                const Panels<Number>& b) {
+                const Panels<Number>& b, bool half_empty = false) {
   if (a.adjacent) {  // in the gradients of weights, whose right operands are PackedMatrix
     const int64_t k_stride = a.k_stride ? a.k_stride : rows;
     const Number* start = a.at(row) + b.k.begin * k_stride;
+    if (half_empty) return accumulate_n<1, true, 2>(rows, panels, c, start, k_stride, b);
     return N == 1 ? accumulate_n<1, true>(rows, panels, c, start, k_stride, b)
                   : accumulate_n<2, true>(rows, panels, c, start, k_stride, b);
   }
   const Number* start = a.at(row) + b.k.begin;
+  if (half_empty) return accumulate_n<1, false, 2>(rows, panels, c, start, a.stride, b);
   switch (N) {
     case 1: return accumulate_n<1, false>(rows, panels, c, start, a.stride, b);
     case 2: return accumulate_n<2, false>(rows, panels, c, start, a.stride, b);
@@ -336,10 +339,13 @@ inline void transpose(V (&row)[V::lanes]) {
   }
 }
 
-// Asks for n elements ahead of their use.
+// Asks for n elements ahead of their use: every line that holds one of them.
 template <class Real>
 inline void prefetch(const Real* p, int64_t n) {
-  for (int64_t i = 0; i < n; i += cache_line / static_cast<int64_t>(sizeof(Real))) __builtin_prefetch(p + i);
+  const auto first = reinterpret_cast<uintptr_t>(p), end = reinterpret_cast<uintptr_t>(p + n);
+  for (uintptr_t line = first / cache_line * cache_line; line < end; line += cache_line) {
+    __builtin_prefetch(reinterpret_cast<const void*>(line));
+  }
 }
 inline void prefetch(Halves p, int64_t n) { prefetch(p.data, n); }
 
@@ -376,6 +382,9 @@ struct PackedMatrix {
   Range all() const { return {0, panels()}; }
   int64_t panel_size() const { return K * width(); }
   int64_t size() const { return panels() * panel_size(); }
+  bool half_empty(const Tile& tile) const {  // with several panels too little is won
+    return N == 2 && tile.panels == 1 && columns <= tile.panel * width() + V::lanes;
+  }
 
   // Row i of the matrix, i < K * group, is at row(i): a pointer to Real or Halves, or null.
   template <class Row>
@@ -479,7 +488,7 @@ inline void multiply(const Operand<Number>& a, const PackedMatrix<Number>& b, Ra
       rows, panels, b.N, b.K, [&](const Tile& tile) { init(buffer[tile.slot], tile); },
       [&](const Tile& tile) {
         accumulate(b.N, tile.rows, tile.panels, Sums<Real>::in_place(buffer[tile.slot], width, width), a, tile.row,
-                   panels_at(b.data, b.K, b.N, panels, tile));
+                   panels_at(b.data, b.K, b.N, panels, tile), b.half_empty(tile));
       },
       [&](const Tile& tile) { done(buffer[tile.slot], tile); });
 }

@@ -1,4 +1,4 @@
-// Blocks for Scratch: allocated with a header before them, and kept in a few slots between calls.
+// Blocks for Scratch, kept in a few slots between calls.
 #include "scratch.h"
 
 #include <atomic>
@@ -14,48 +14,54 @@ namespace rnnkernels::cpu {
 namespace {
 
 constexpr size_t line = 64, huge_page = size_t(1) << 21;
-constexpr size_t kept_from = size_t(1) << 16;  // bytes of a block worth keeping
 constexpr size_t most_kept = size_t(1) << 28;  // of all of them
 
 #if defined(__SANITIZE_ADDRESS__)
-constexpr int kept_blocks = 0;  // a block of another call's size would hide where this one's ends
+constexpr bool exact = true;  // what is too large would hide where a call's bytes end
 #else
-constexpr int kept_blocks = 4;
+constexpr bool exact = false;
 #endif
+constexpr int kept_blocks = exact ? 0 : 32;  // of two training steps, since the new one begins while the old is held
 
-// In the line before the caller's bytes.
-struct Header {
-  size_t size;  // of the block, header and all
+// What a block holds while it is free.
+struct Free {
+  size_t size;  // of the block
 };
 
 // Each slot holds a free block or null; exchanging the pointer takes or gives it, so neither threads nor fork need a lock.
-std::atomic<Header*> kept[kept_blocks + 1];
+std::atomic<Free*> kept[kept_blocks + 1];
 std::atomic<size_t> kept_bytes;  // and of blocks on their way in
 
-void release(Header* block) {
+void release(Free* block) {
   kept_bytes -= block->size;
   std::free(block);
 }
 
-Header* take_kept(size_t size) {
+Free* take_kept(size_t least, size_t most) {
   for (int i = 0; i < kept_blocks; ++i) {
-    Header* block = kept[i].exchange(nullptr);
+    Free* block = kept[i].load() ? kept[i].exchange(nullptr) : nullptr;
     if (!block) continue;
-    if (block->size >= size && block->size / 4 <= size) {
+    if (least <= block->size && block->size <= most) {
       kept_bytes -= block->size;
       return block;
     }
-    Header* none = nullptr;
+    Free* none = nullptr;
     if (!kept[i].compare_exchange_strong(none, block)) release(block);
   }
   return nullptr;
 }
 
+// Calls that repeat find the size they left; others may waste a third of a block.
+Free* take_kept(size_t size) {
+  Free* block = take_kept(size, size);
+  return block ? block : take_kept(size, size + size / 2);
+}
+
 // The newest block goes to the first slot and moves the others down; the oldest are freed, for want of slots or of room.
-void keep(Header* block) {
+void keep(Free* block) {
   kept_bytes += block->size;
   for (int i = kept_blocks - 1; i >= 0 && kept_bytes > most_kept; --i) {
-    if (Header* old = kept[i].exchange(nullptr)) release(old);
+    if (Free* old = kept[i].exchange(nullptr)) release(old);
   }
   for (int i = 0; i < kept_blocks && block; ++i) block = kept[i].exchange(block);
   if (block) release(block);
@@ -63,33 +69,38 @@ void keep(Header* block) {
 
 bool worth_keeping(size_t size) { return size >= kept_from && size <= most_kept; }
 
+size_t alignment_of(size_t size) { return size < huge_page || exact ? line : huge_page; }
+
+size_t round_up(size_t size) {
+  const size_t alignment = alignment_of(size);
+  return exact ? size : (size + alignment - 1) / alignment * alignment;
+}
+
 // A page of 4 KiB every few rows of a panel would cost the recurrence some per cent.
-Header* allocate(size_t size) {
-  const size_t alignment = size < huge_page ? line : huge_page;
-  size = (size + alignment - 1) / alignment * alignment;
-  void* block = std::aligned_alloc(alignment, size);
-  if (!block) throw std::bad_alloc();
+void* allocate(size_t size) {
+  const size_t alignment = alignment_of(size);
+  void* block = nullptr;
+  if (posix_memalign(&block, alignment, size) != 0) throw std::bad_alloc();
 #if defined(__linux__)
   if (alignment == huge_page) madvise(block, size, MADV_HUGEPAGE);
 #endif
-  return new (block) Header{size};
+  return block;
 }
 
 }  // namespace
 
-Scratch::Scratch(size_t bytes) : data(nullptr) {
+Scratch::Scratch(size_t bytes) {
   if (bytes == 0) return;
-  if (bytes > SIZE_MAX - huge_page - line) throw std::bad_alloc();
-  const size_t size = bytes + line;
-  Header* block = worth_keeping(size) ? take_kept(size) : nullptr;
-  if (!block) block = allocate(size);
-  data = reinterpret_cast<char*>(block) + line;
+  if (bytes > SIZE_MAX - huge_page) throw std::bad_alloc();
+  size_ = round_up(bytes);
+  Free* kept_block = worth_keeping(size_) ? take_kept(size_) : nullptr;
+  if (kept_block) size_ = kept_block->size;
+  data = static_cast<char*>(kept_block ? kept_block : allocate(size_));
 }
 
 Scratch::~Scratch() {
   if (!data) return;
-  Header* block = reinterpret_cast<Header*>(data - line);
-  worth_keeping(block->size) ? keep(block) : std::free(block);
+  worth_keeping(size_) ? keep(new (data) Free{size_}) : std::free(data);
 }
 
 }  // namespace rnnkernels::cpu
