@@ -1,9 +1,8 @@
-"""Memory of calls: scratch and large results lie in blocks that earlier calls left, which nobody may notice."""
+"""Memory of calls: scratch and large results lie in blocks that earlier calls left; nobody may notice."""
 
 from __future__ import annotations
 
 import gc
-import os
 import subprocess
 import sys
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 
 import rnnkernels as rk
+from kernelcases import SANITIZED
 
 rng = np.random.default_rng(0)
 LARGE = 1 << 16  # bytes from which results lie in such blocks
@@ -64,11 +64,12 @@ def test_no_call_takes_what_is_still_held() -> None:
         np.testing.assert_array_equal(array, copy)
 
 
-@pytest.mark.skipif(not hasattr(os, "sysconf") or sys.platform != "linux", reason="reads /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.skipif(bool(SANITIZED), reason="sanitizers hold on to memory themselves")
 def test_what_is_kept_has_an_end() -> None:
-    """Steps of many sizes, each 20 to 40 MiB of results: most of it goes back to the system."""
+    """Steps of many sizes, 30 MiB and more of results each: most of it goes back to the system."""
     done = subprocess.run([sys.executable, "-c", GROW], capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 500, done.stdout
+    assert float(done.stdout) < 700
 
 
 GROW = """
@@ -80,8 +81,8 @@ def resident():
         return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
 w = np.zeros((512, 128), np.float32)
 before = resident()
-for n in range(40):
-    x = np.ones((60 + n, 100, 128), np.float32)
+for n in range(60):
+    x = np.ones((60 + 2 * n, 100, 128), np.float32)
     result = rk.lstm_forward(x, w, w)
     rk.lstm_backward(result.y, result.saved)
 print(resident() - before)

@@ -14,7 +14,7 @@ namespace rnnkernels::cpu {
 namespace {
 
 constexpr size_t line = 64, huge_page = size_t(1) << 21;
-constexpr size_t most_kept = size_t(1) << 28;  // of all of them
+constexpr size_t most_kept = size_t(1) << 29;  // of all of them
 
 #if defined(__SANITIZE_ADDRESS__)
 constexpr bool exact = true;  // what is too large would hide where a call's bytes end

@@ -9,7 +9,7 @@ namespace rnnkernels::cpu {
 constexpr size_t kept_from = size_t(1) << 16;  // bytes of a block worth keeping
 
 // Uninitialised, on a cache line; large blocks on huge pages where the system has them. Blocks are kept for the next call
-// (256 MiB at most), since the system zeroes fresh pages more slowly than a core multiplies them.
+// (512 MiB at most), since the system zeroes fresh pages more slowly than a core multiplies them.
 class Scratch {
  public:
   Scratch() = default;
