@@ -149,7 +149,7 @@ def _set_handler(capsule: Any) -> Any:
 
 @contextmanager
 def guarded_results(side: Side) -> Iterator[None]:
-    """Every array that NumPy allocates in this block is next to a forbidden page; our large results are not."""
+    """Every array that NumPy allocates in this block is next to a forbidden page; large results are ours."""
     before = _set_handler(_allocators[side].capsule)
     try:
         yield
