@@ -24,6 +24,7 @@ import pytest
 
 import rnnkernels
 from kernelcases import (
+    BFLOAT16_ISAS,
     DTYPES,
     ISAS,
     KINDS,
@@ -377,6 +378,11 @@ BFLOAT16_DIGESTS = {
         "lstm bfloat16": "bd69756d6e1a34ba",
         "gru_reset_before bfloat16": "2ea81efd0ce965fb",
         "stack of lstm bfloat16": "6c928a4fb58e4f0e",
+        "wide lstm bfloat16": "15f1b65b63178158",
+        "wide gru bfloat16": "e4a22994b089fcf7",
+        "wide gru_reset_before bfloat16": "990bcf78e3e60a3a",
+        "wide rnn_tanh bfloat16": "4332a60223dd5393",
+        "wide rnn_relu bfloat16": "e0d93e857b931cfc",
     },
     "avx512bf16": {  # in pairs, the second number first; in wide layers gate gradients are rounded
         "lstm bfloat16": "785cb99cb4c07352",
@@ -470,7 +476,7 @@ def test_the_bits_are_the_published_ones(isa: str, dtype: str) -> None:
     published = {name: digest for name, digest in DIGESTS.items() if name.endswith(f" {dtype}")}
     if dtype == "bfloat16":
         published |= BFLOAT16_DIGESTS.get(isa, {})
-    if isa == "avx512bf16" and dtype == "bfloat16":  # many units and inputs: backward in pairs
+    if isa in BFLOAT16_ISAS and dtype == "bfloat16":  # many units and inputs: backward too
         with rnnkernels.config(isa=isa):
             found |= {f"wide {kind} {dtype}": digest_of_cell(kind, dtype, (20, 13, 19, 75)) for kind in KINDS}
     assert found == published, "\n".join(f'    "{name}": "{digest}",' for name, digest in found.items())

@@ -18,6 +18,7 @@ struct RealProducts {
   using Number = Real;
   using Gates = Real*;
   using Stored = Real;
+  struct Multiplier {};  // of the processor, set up while a thread multiplies
 
   static Operand<Number> operand(Gates rows, int64_t stride) { return {rows, stride}; }
   static Number* numbers(Gates at) { return at; }
@@ -66,7 +67,7 @@ class BackwardLayer {
     w_ih.data = arena.take<Number>(call.dx ? w_ih.size() : 0);
     dh = arena.take<Real>(state);
     dc = arena.take<Real>(Cell::has_c ? state : 0);
-    for (Gates& chunk : dgates) take(arena, round_up(capacity, Matrix::group) * dgates_stride(), chunk);
+    for (Gates& chunk : dgates) take(arena, round_up(capacity, Matrix::whole) * dgates_stride(), chunk);
     user = arena.take<int64_t>(capacity);
     previous = arena.take<int64_t>(capacity);
     inputs = arena.take<Number>(call.io.dw_ih && !call.ids ? Matrix(capacity, call.I).size() : 0);
@@ -80,6 +81,7 @@ class BackwardLayer {
   size_t scratch_size() const { return arena.used; }
 
   void run(const Team& team_) {
+    [[maybe_unused]] const typename Products::Multiplier multiplier;
     team = team_;
     panels = share_if(!call.split_batch, w_hh.panels(), team);
     rows = share_if(call.split_batch, schedule.B, team);  // where there are no steps; else of each chunk
@@ -104,7 +106,7 @@ class BackwardLayer {
 
  private:
   int64_t stride() const { return padded_stride<Real>(w_hh.panels() * w_hh.width()); }
-  int64_t slot_size() const { return round_up(H, Matrix::group); }  // of a row of dgates: whole Numbers, ended by zeros
+  int64_t slot_size() const { return round_up(H, Matrix::whole); }  // of a row of dgates: whole groups, ended by zeros
   int64_t dgates_stride() const { return padded_stride<typename Products::Stored>(Cell::slots * slot_size()); }
 
   void meet() const {
@@ -122,7 +124,7 @@ class BackwardLayer {
     const auto row_of = [&](auto w, int64_t columns, int first_slot) {
       return [=](int64_t k) {
         const int64_t slot = k / slot_size(), unit = k % slot_size();
-        if (Matrix::group > 1 && unit >= H) return decltype(w)();
+        if (Matrix::whole > 1 && unit >= H) return decltype(w)();
         return w + (Cell::gate_of_slot[first_slot + slot] * H + unit) * columns;
       };
     };
@@ -273,13 +275,13 @@ class BackwardLayer {
     const Gates to = dgates_row(chunk, s, j) + unit;
     RNNKERNELS_UNROLL
     for (int q = 0; q < Cell::slots; ++q) da[q].store(to + q * slot_size(), last);
-    if constexpr (Matrix::group > 1) end_slots(to + (count - 1) * lanes, last);
+    if (Matrix::whole > 1 && unit + count * lanes >= H) end_slots(dgates_row(chunk, s, j));
   }
 
-  // Zeros after the last of n units.
-  void end_slots(Gates last_vector, int n) const {
-    for (int q = 0; q < Cell::slots; ++q) {
-      for (int64_t u = n; u < round_up(n, Matrix::group); ++u) last_vector.data[q * slot_size() + u] = 0;
+  // Zeros after the last unit.
+  void end_slots(Gates row) const {
+    if constexpr (Matrix::whole > 1) {
+      for (int q = 0; q < Cell::slots; ++q) fill_zero((row + q * slot_size() + H).data, slot_size() - H);
     }
   }
 
@@ -339,9 +341,9 @@ class BackwardLayer {
     sync(team);
     Matrix x(count, call.I), h(count, H), reset_h(count, H);
     x.data = inputs, h.data = states, reset_h.data = reset_panels;
-    const auto pack = [&](const Matrix& matrix, const auto& row) {  // the last rows of a Number may be missing
+    const auto pack = [&](const Matrix& matrix, const auto& row) {  // the last rows of a group may be missing
       matrix.pack(share(matrix.panels(), team),
-                  [&](int64_t k) { return Matrix::group == 1 || k < count ? row(k) : decltype(row(k))(); });
+                  [&](int64_t k) { return Matrix::whole == 1 || k < count ? row(k) : decltype(row(k))(); });
     };
     if (inputs) pack(x, [&](int64_t k) { return row_or_null(arrays.from(call.x), user[k], call.x_stride); });
     if (states) pack(h, [&](int64_t k) { return h_row(previous[k]); });
@@ -426,7 +428,7 @@ class BackwardLayer {
           {{from_x && !call.ids ? &x : nullptr, {row_or_null(dw_ih, gate_row, call.I), nullptr, add}},
            {from_h ? second ? &reset_h : &h : nullptr, {row_or_null(dw_hh, gate_row, H), nullptr, add}}},
           // of this member, and what no step reads any more
-          Products::numbers(dgates[1 - current]) + own.begin * ceil_div(count, Matrix::group));
+          Products::numbers(dgates[1 - current]) + own.begin * Matrix::numbers(count));
     }
   }
 

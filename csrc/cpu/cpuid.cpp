@@ -25,7 +25,9 @@ static bool has_f16c() {
 }
 #endif
 
-#if defined(__x86_64__) && defined(__linux__)
+#if defined(RNNKERNELS_EMULATE_AMX)
+static bool has_amx() { return true; }
+#elif defined(__x86_64__) && defined(__linux__)
 // Tiles are 8 KiB of state that Linux saves for threads of processes that asked to use them (its
 // Documentation/arch/x86/xstate.rst); once asked, all of this process' threads may.
 static bool has_amx() {

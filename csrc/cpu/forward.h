@@ -24,7 +24,7 @@ struct RealMatrix {
   using Number = Real;                   // of a state that it multiplies
   using State = Real*;                   // to those
   using Reset = Real*;                   // and to r*h_prev
-  struct Multiplier {};                  // of the processor, to be set up
+  struct Multiplier {};                  // of the processor, set up while a thread multiplies
   static constexpr int group = 1;        // terms that are read at once: beyond a row's end are zeros
   static constexpr bool rounds = false;  // its rows
   static constexpr bool fuses = true;    // input and state can share a tile
@@ -43,7 +43,7 @@ struct RealMatrix {
   Panels<Real> panels(Range all, const Tile& tile) const { return panels_at(data, K, N, all, tile); }
   int64_t K_in_blocks() const { return K; }
   bool in_whole_groups() const { return true; }  // rows of x, to be multiplied as they are stored
-  static Rows operand(const Real* rows, int64_t stride, Multiplier&) { return {rows, stride}; }
+  static Rows operand(const Real* rows, int64_t stride) { return {rows, stride}; }
 
   // One vector of a panel: lane l of row k is from[l*across + k*along] for l < count, else 0.
   template <class Pointer>
@@ -60,7 +60,7 @@ struct RealMatrix {
     Real* data;
 
     Copies(int64_t rows, int64_t K_, Arena& arena) : K(K_), data(arena.take<Real>(rows * K)) {}
-    Rows from(int64_t row, Multiplier&) const { return {data + row * K, K}; }
+    Rows from(int64_t row) const { return {data + row * K, K}; }
     template <class Pointer>
     void set(int64_t row, Pointer from) const {
       copy(from, data + row * K, K);
@@ -173,6 +173,7 @@ class ForwardLayer {
   size_t scratch_size() const { return arena.used; }
 
   void run(const Team& team_) {
+    [[maybe_unused]] const typename Matrix::Multiplier multiplier;
     team = team_;
     panels = share_if(!call.split_batch, weights.panels, team);
     rows = call.split_batch ? balanced_rows(schedule, {0, schedule.steps}, team) : Range{0, schedule.B};
@@ -307,13 +308,13 @@ class ForwardLayer {
   Rows x_operand(Range steps, Range own, int64_t first) const {
     if constexpr (x_as_stored) {
       if (reads_x_in_place()) {
-        return Matrix::operand(x_row(user_row(schedule, steps.begin, rows.begin)), call.x_stride, multiplier);
+        return Matrix::operand(x_row(user_row(schedule, steps.begin, rows.begin)), call.x_stride);
       }
     }
     for_each_row(steps, call.split_batch ? own : share(own.size(), team),
                  [&](int64_t row, int64_t user, int64_t) { gathered.set(first + row, x_row(user)); });
     meet();
-    return gathered.from(first, multiplier);
+    return gathered.from(first);
   }
 
   auto x_row(int64_t user) const { return row_or_null(arrays.from(call.x), user, call.x_stride); }
@@ -327,9 +328,9 @@ class ForwardLayer {
 
   Rows fused_x_operand(int64_t s) const {
     if constexpr (x_as_stored) {
-      if (reads_x_in_place()) return Matrix::operand(x_row(user_row(schedule, s, 0)), call.x_stride, multiplier);
+      if (reads_x_in_place()) return Matrix::operand(x_row(user_row(schedule, s, 0)), call.x_stride);
     }
-    return gathered.from(s % 2 * schedule.B, multiplier);
+    return gathered.from(s % 2 * schedule.B);
   }
 
   // A state as a product's left operand. Each member rounds all that it reads: that takes less than to meet once more.
@@ -338,9 +339,9 @@ class ForwardLayer {
     if constexpr (Matrix::rounds) {
       const int64_t first = call.split_batch ? 0 : team.rank * schedule.B;
       for (int64_t j = active.begin; j < active.end; ++j) rounded.set(first + j, state + j * stride());
-      return rounded.from(first, multiplier);
+      return rounded.from(first);
     } else {
-      return Matrix::operand(state, stride(), multiplier);
+      return Matrix::operand(state, stride());
     }
   }
 
@@ -549,7 +550,6 @@ class ForwardLayer {
   typename Matrix::State h[2];             // [B][stride]: read by one step and written by it, in turns
   Real* c;                                 // [B][stride]
   typename Matrix::Reset reset_h;          // [B][stride]: r*h_prev
-  mutable typename Matrix::Multiplier multiplier;
   Team team{};
   Range panels{}, rows{};
 };

@@ -38,6 +38,10 @@ constexpr int panels_per_row(int vectors) {  // with a single row, several panel
   return static_cast<int>(smaller(max_panels, Vec<Number>::accumulators / vectors));
 }
 
+// Vectors of the largest tile, but of one that takes several panels.
+template <class Number>
+constexpr int tile_vectors = static_cast<int>(larger(rows_per_tile<Number>(1), 2 * rows_per_tile<Number>(2)));
+
 struct Range {
   int64_t begin, end;
   int64_t size() const { return end - begin; }
@@ -354,6 +358,7 @@ inline void prefetch(Halves p, int64_t n) { prefetch(p.data, n); }
 template <class Number>
 struct Terms {
   static constexpr int group = 1;  // rows that make one of Numbers
+  static constexpr int whole = 1;  // rows that are multiplied at once: products are over whole groups of so many
 
   // n columns of them from `column` on.
   template <class Pointer>
@@ -366,7 +371,7 @@ struct Terms {
 template <class Number>
 struct PackedMatrix {
   using V = Vec<Number>;
-  static constexpr int group = Terms<Number>::group;
+  static constexpr int group = Terms<Number>::group, whole = Terms<Number>::whole;
 
   Number* data;
   int64_t K;  // Numbers
@@ -375,14 +380,16 @@ struct PackedMatrix {
 
   // Narrow matrices take one vector a panel, so that the second is not computed for nothing.
   PackedMatrix(int64_t rows, int64_t columns_)
-      : data(nullptr), K(ceil_div(rows, group)), columns(columns_), N(columns_ > V::lanes ? 2 : 1) {}
+      : data(nullptr), K(numbers(rows)), columns(columns_), N(columns_ > V::lanes ? 2 : 1) {}
 
+  static int64_t numbers(int64_t rows) { return round_up(rows, whole) / group; }
   int64_t width() const { return N * V::lanes; }
   int64_t panels() const { return ceil_div(columns, width()); }
   Range all() const { return {0, panels()}; }
   int64_t panel_size() const { return K * width(); }
   int64_t size() const { return panels() * panel_size(); }
-  bool half_empty(const Tile& tile) const {  // with several panels too little is won
+  int64_t K_in_blocks() const { return whole > group ? 0 : K; }  // which would cut a group
+  bool half_empty(const Tile& tile) const {                      // with several panels too little is won
     return N == 2 && tile.panels == 1 && columns <= tile.panel * width() + V::lanes;
   }
 
@@ -482,10 +489,10 @@ template <class Number, class Init, class Done>
 inline void multiply(const Operand<Number>& a, const PackedMatrix<Number>& b, Range rows, Range panels,
                      const Init& init, const Done& done) {
   using Real = typename Vec<Number>::Real;
-  alignas(cache_line) Real buffer[tile_slots][Vec<Number>::accumulators * Vec<Number>::lanes];
+  alignas(cache_line) Real buffer[tile_slots][tile_vectors<Number> * Vec<Number>::lanes];
   const int64_t width = b.width();
   for_each_tile<Number>(
-      rows, panels, b.N, b.K, [&](const Tile& tile) { init(buffer[tile.slot], tile); },
+      rows, panels, b.N, b.K_in_blocks(), [&](const Tile& tile) { init(buffer[tile.slot], tile); },
       [&](const Tile& tile) {
         accumulate(b.N, tile.rows, tile.panels, Sums<Real>::in_place(buffer[tile.slot], width, width), a, tile.row,
                    panels_at(b.data, b.K, b.N, panels, tile), b.half_empty(tile));
@@ -526,7 +533,7 @@ inline void multiply(const Operand<Number>& a, const PackedMatrix<Number>& b, Ra
   using V = Vec<Real>;
   const int64_t width = b.width();
   const Range full{0, b.columns / width};
-  const int64_t K = c.add ? 0 : b.K;  // what is added to must not lie between blocks of sums
+  const int64_t K = c.add ? 0 : b.K_in_blocks();  // what is added to must not lie between blocks of sums
   for_each_tile<Number>(rows, full, b.N, K, [&](const Tile& tile) {
     const int64_t column = tile.panel * width;
     Real* const to = c.to + tile.row * b.columns + column;
@@ -553,13 +560,19 @@ inline void multiply(const Operand<Number>& a, const PackedMatrix<Number>& b, Ra
       });
 }
 
+// The rows that make Number k of columns of a, which has `size` rows, `stride` apart.
+template <class Number, class Pointer>
+inline void rows_of_number(Pointer a, int64_t stride, int64_t size, int64_t k, Pointer (&rows)[Terms<Number>::group]) {
+  constexpr int group = Terms<Number>::group;
+  for (int64_t i = 0; i < group; ++i) rows[i] = k * group + i < size ? a + (k * group + i) * stride : Pointer();
+}
+
 // Columns of a (`size` rows, `stride` apart) as rows of a left operand, by the tiles of a product with N vectors.
 template <class Number, class Pointer>
 inline Operand<Number> tiles_of_transpose(Pointer a, int64_t stride, int64_t size, Range columns, int N, Number* to) {
   using V = Vec<Number>;
-  constexpr int group = Terms<Number>::group;
   constexpr int64_t block = 8;  // k at a time, so that reads and writes both go along memory
-  const int64_t K = ceil_div(size, group);
+  const int64_t K = PackedMatrix<Number>::numbers(size);
   const auto heights = TileHeights::of<Number>(columns.size(), N);
   for (int64_t first = 0; first < K; first += block) {
     const int64_t last = smaller(first + block, K);
@@ -568,10 +581,8 @@ inline Operand<Number> tiles_of_transpose(Pointer a, int64_t stride, int64_t siz
       rows = heights.at(nth, columns.end - column);
       Number *tile = to + (column - columns.begin) * K, *end = tile + rows * K;
       for (int64_t k = first; k < last; ++k) {
-        Pointer of_k[group];
-        for (int64_t i = 0; i < group; ++i) {
-          of_k[i] = k * group + i < size ? a + (k * group + i) * stride : Pointer();
-        }
+        Pointer of_k[Terms<Number>::group];
+        rows_of_number<Number>(a, stride, size, k, of_k);
         for (int64_t row = 0; row < rows; row += V::lanes) {
           const int n = static_cast<int>(smaller(V::lanes, rows - row));
           const V part = Terms<Number>::load(of_k, column + row, n);
@@ -582,6 +593,27 @@ inline Operand<Number> tiles_of_transpose(Pointer a, int64_t stride, int64_t siz
     }
   }
   return Operand<Number>::tiles(to, K);
+}
+
+// The same with what belongs to a row side by side, for products of several k at once.
+template <class Number, class Pointer>
+inline Operand<Number> rows_of_transpose(Pointer a, int64_t stride, int64_t size, Range columns, Number* to) {
+  using V = Vec<Number>;
+  const int64_t K = PackedMatrix<Number>::numbers(size);
+  for (int64_t k = 0; k < K; k += V::lanes) {
+    for (int64_t column = columns.begin; column < columns.end; column += V::lanes) {
+      const int n = static_cast<int>(smaller(V::lanes, columns.end - column));
+      V square[V::lanes];
+      for (int i = 0; i < V::lanes; ++i) {
+        Pointer of_k[Terms<Number>::group];
+        rows_of_number<Number>(a, stride, size, k + i, of_k);
+        square[i] = Terms<Number>::load(of_k, column, n);
+      }
+      transpose(square);
+      for (int r = 0; r < n; ++r) square[r].store(to + (column - columns.begin + r) * K + k);
+    }
+  }
+  return {to, K};
 }
 
 // One of several products with the same transpose.
@@ -603,7 +635,7 @@ constexpr int64_t transpose_bytes = int64_t(384) << 10;  // of a matrix that is 
 template <class Number, int count, class Pointer>
 inline void multiply_transposed(Pointer a, int64_t stride, int64_t size, Range rows,
                                 const TransposedProduct<Number> (&products)[count], Number* copies) {
-  constexpr bool pairs = Terms<Number>::group > 1;
+  constexpr bool pairs = Terms<Number>::group > 1, groups = Terms<Number>::whole > Terms<Number>::group;
   const bool copied = pairs || size * stride * static_cast<int64_t>(sizeof(Number)) > transpose_bytes;
   const int64_t block = copied ? transpose_rows<Number> : rows.size();
   for (int64_t row = rows.begin; row < rows.end; row += block) {
@@ -615,7 +647,11 @@ inline void multiply_transposed(Pointer a, int64_t stride, int64_t size, Range r
       if (!b) continue;
       if (copied && tiles_of != b->N) {
         tiles_of = b->N;
-        left = tiles_of_transpose<Number>(a, stride, size, own, b->N, copies);
+        if constexpr (groups) {
+          left = rows_of_transpose<Number>(a, stride, size, own, copies);
+        } else {
+          left = tiles_of_transpose<Number>(a, stride, size, own, b->N, copies);
+        }
       }
       multiply<Number>(left, *b, {0, own.size()}, {c.to + row * b->columns, nullptr, c.add});
     }

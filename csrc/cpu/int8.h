@@ -63,8 +63,7 @@ struct Int8Rows {
 
   int64_t stride() const { return padded_stride<Left>(K); }
   Left* at(int64_t row) const { return data + row * stride(); }
-  struct Multiplier {};
-  Int8Rows from(int64_t row, Multiplier&) const { return {K, at(row), step + row}; }
+  Int8Rows from(int64_t row) const { return {K, at(row), step + row}; }
 
   void set(int64_t row, const float* from) const {
     constexpr int offset = Vec<int8_t>::offset;
@@ -162,7 +161,7 @@ struct Int8Matrix {
   using Number = float;  // of a state
   using State = float*;
   using Reset = float*;
-  using Multiplier = Int8Rows::Multiplier;
+  struct Multiplier {};
   static constexpr bool rounds = true, fuses = false;
   template <class Storage>
   static constexpr bool multiplies = false;

@@ -15,8 +15,10 @@ RNNKERNELS_BEGIN_NAMESPACE
 struct Bf16Matrix : Bf16Products {
   using V = Vec<float>;
   using Number = uint16_t;
+  using Multiplier = Bf16Multiplier;
   using State = Bf16s;
   using Reset = SplitBf16s;
+  static constexpr int group = bf16_group;
   static constexpr bool rounds = false, fuses = true;
   template <class Storage>
   static constexpr bool multiplies = true;
@@ -43,12 +45,8 @@ struct Bf16Matrix : Bf16Products {
   bool in_whole_groups() const { return columns % group == 0; }
 
   using Bf16Products::operand;
-  static Rows operand(Halves rows, int64_t stride, Multiplier& multiplier) {
-    return operand(rows.data, stride, multiplier);
-  }
-  static Rows operand(Bf16s rows, int64_t stride, Multiplier& multiplier) {
-    return operand(rows.data, stride, multiplier);
-  }
+  static Rows operand(Halves rows, int64_t stride) { return operand(rows.data, stride); }
+  static Rows operand(Bf16s rows, int64_t stride) { return operand(rows.data, stride); }
 
   // Lane l of a vector is the row of `columns` numbers from[l*across + k*along] for l < count, else 0. Along memory a pair is
   // moved as one float.
@@ -70,9 +68,7 @@ struct Bf16Matrix : Bf16Products {
 
     Copies(int64_t rows, int64_t K_, Arena& arena) : K(K_), data(arena.take<uint16_t>(rows * stride())) {}
     int64_t stride() const { return padded_stride<uint16_t>(round_up(K, group)); }
-    Rows from(int64_t row, Multiplier& multiplier) const {
-      return operand(data + row * stride(), stride(), multiplier);
-    }
+    Rows from(int64_t row) const { return operand(data + row * stride(), stride()); }
     void set(int64_t row, Halves from) const {
       uint16_t* const to = data + row * stride();
       for (int64_t k = 0; k < K; ++k) to[k] = from.data[k];
