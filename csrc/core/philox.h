@@ -12,7 +12,7 @@ struct Philox {
   uint32_t word[4];
 };
 
-inline Philox philox(uint64_t key, const Philox& counter) {
+RNNKERNELS_INLINE Philox philox(uint64_t key, const Philox& counter) {
   constexpr uint32_t multiplier[2] = {0xD2511F53u, 0xCD9E8D57u};
   constexpr uint32_t weyl[2] = {0x9E3779B9u, 0xBB67AE85u};
   uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
@@ -30,10 +30,10 @@ inline Philox philox(uint64_t key, const Philox& counter) {
 
 // Dropout between layers: element e of a layer's output takes word e%4 of block e/4 and lives iff its upper 24 bits
 // reach p * 2^24.
-inline Philox dropout_block(uint64_t key, uint64_t block, uint32_t layer) {
+RNNKERNELS_INLINE Philox dropout_block(uint64_t key, uint64_t block, uint32_t layer) {
   return philox(key, {{static_cast<uint32_t>(block), static_cast<uint32_t>(block >> 32), layer, 0}});
 }
 
-inline bool dropout_keeps(uint32_t word, uint32_t threshold) { return (word >> 8) >= threshold; }
+RNNKERNELS_INLINE bool dropout_keeps(uint32_t word, uint32_t threshold) { return (word >> 8) >= threshold; }
 
 RNNKERNELS_END_NAMESPACE

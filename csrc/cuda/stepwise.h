@@ -7,17 +7,11 @@
 // 2^31, which callers check.
 #pragma once
 
-#include <algorithm>
-
 #include "../api.h"
-#include "launch.h"
-#include "split.h"
+#include "queue.h"
 #include "stepwise.cuh"
-#include "workspace.h"
 
 namespace rnnkernels::cuda {
-
-constexpr int64_t usual_chunk_bytes = int64_t{64} << 20;
 
 // One layer in one direction. I is the layer's own, and so is reverse.
 struct ForwardCall {
@@ -44,131 +38,32 @@ struct BackwardCall {
   int64_t chunk_bytes = usual_chunk_bytes;
 };
 
-template <class E>
-constexpr int64_t pad_row(int64_t count) {
-  constexpr int64_t width = sizeof(Chunk) / sizeof(E);
-  return (count + width - 1) / width * width;
-}
-
-inline int64_t steps_of_chunk(int64_t T, int64_t bytes_of_step, int64_t chunk_bytes) {
-  return std::max<int64_t>(1, std::min(T, chunk_bytes / std::max<int64_t>(1, bytes_of_step)));
-}
-
-// What both passes need of a call and queue alike.
+// What both passes of a layer need of a call and queue alike.
 template <class Number>
-class StepwisePass {
+class StepwisePass : protected Queue<Number> {
  protected:
   using T = typename Number::T;
   using Real = typename Number::Real;
 
   StepwisePass(const Problem& problem, int64_t I, bool reverse, Workspace& workspace, cudaStream_t stream)
-      : p_(problem),
+      : Queue<Number>(workspace, stream),
+        p_(problem),
         I_(I),
         H_(problem.H),
-        sequences_{problem.lengths, problem.T, static_cast<int>(problem.B), reverse},
-        workspace_(workspace),
-        stream_(stream) {}
-
-  template <class... P, class... A>
-  void queue(const char* name, dim3 grid, int threads, size_t shared, void (*kernel)(P...), A... arguments) const {
-    LaunchShape shape;
-    shape.grid = grid, shape.block = static_cast<unsigned>(threads), shape.shared_bytes = shared,
-    shape.stream = stream_;
-    launch(name, shape, kernel, arguments...);
-  }
-
-  static unsigned blocks(int64_t count, int64_t each) { return static_cast<unsigned>(pieces(count, each)); }
-
-  void zero(void* memory, int64_t bytes) const {
-    if (bytes) check(cudaMemsetAsync(memory, 0, static_cast<size_t>(bytes), stream_), "cudaMemsetAsync");
-  }
-
-  template <class To, class From>
-  void copy(View<To> to, View<const From> from, int64_t rows, bool accumulate = false) const {
-    if (rows * to.columns == 0) return;
-    queue("copy_rows", blocks(rows * to.columns, array_threads), array_threads, 0, copy_rows<To, From>, to, from, rows,
-          accumulate);
-  }
-
-  // Of rows of `columns` elements, padded with zeros to to_columns.
-  template <class To, class From>
-  void copy(To* to, int64_t to_stride, int64_t to_columns, const From* from, int64_t from_stride, int64_t rows,
-            int64_t columns, bool accumulate = false) const {
-    copy(View<To>{to, to_stride, 1, to_columns}, View<const From>{from, from_stride, 1, columns}, rows, accumulate);
-  }
+        sequences_{problem.lengths, problem.T, static_cast<int>(problem.B), reverse} {}
 
   // A (B, H) state of Real from one of any type, or zeros.
   template <class From>
   void begin_state(Real* state, const void* from) const {
     if (from)
-      copy(state, H_, H_, static_cast<const From*>(from), H_, p_.B, H_);
+      this->copy(state, H_, H_, static_cast<const From*>(from), H_, p_.B, H_);
     else
-      zero(state, p_.B * H_ * static_cast<int64_t>(sizeof(Real)));
-  }
-
-  template <class Math, class Shape, class Out>
-  void multiply_in(const char* name, Rows<typename Math::Element> a, Rows<typename Math::Element> b, int64_t K,
-                   Split split, Out out) const {
-    using Block = Product<Math, Shape>;
-    queue(name, dim3(blocks(b.count, Block::columns), blocks(a.count, Block::rows), static_cast<unsigned>(split.parts)),
-          Block::threads, Block::shared_bytes, gemm<Math, Shape, Out>, a, b, static_cast<int>(K), split.part, out);
-  }
-
-  template <class Math>
-  static Split split_of(int64_t M, int64_t N, int64_t K, bool in_parts) {
-    return split(M, N, K, Product<Math, SmallShape>::depth, in_parts);
-  }
-
-  // out(m, n) = sum over all of k.
-  template <class Math, class Out>
-  void multiply(const char* name, Rows<typename Math::Element> a, Rows<typename Math::Element> b, int64_t K,
-                Out out) const {
-    if (a.count == 0 || b.count == 0) return;
-    const Split whole = split_of<Math>(a.count, b.count, K, false);
-    if (whole.shape == TileShape::large)
-      multiply_in<Math, LargeShape>(name, a, b, K, whole, out);
-    else  // a narrow tile too: kernels of its own would be for chunks of a few rows alone
-      multiply_in<Math, SmallShape>(name, a, b, K, whole, out);
-  }
-
-  // The sums of parts of k, which whoever reads them adds up. They are cut as for most_K, of which K may fall short.
-  template <class Math>
-  Partials<Real> multiply_parts(const char* name, Rows<typename Math::Element> a, Rows<typename Math::Element> b,
-                                int64_t K, int64_t most_K, Real* partials) const {
-    Split parts = split_of<Math>(a.count, b.count, most_K, true);
-    parts.parts = static_cast<int>(std::max<int64_t>(1, pieces(K, parts.part)));
-    const Partials<Real> out = {partials, b.count * a.count, a.count, parts.parts};
-    if (a.count == 0 || b.count == 0) return out;
-    switch (parts.shape) {
-      case TileShape::narrow: multiply_in<Math, NarrowShape>(name, a, b, K, parts, out); break;
-      case TileShape::small: multiply_in<Math, SmallShape>(name, a, b, K, parts, out); break;
-      case TileShape::large: multiply_in<Math, LargeShape>(name, a, b, K, parts, out); break;
-    }
-    return out;
-  }
-
-  template <class Math>
-  Real* take_partials(int64_t M, int64_t N, int64_t K) const {
-    return take<Real>({split_of<Math>(M, N, K, true).parts, N, M});
-  }
-
-  template <class E>
-  E* take(std::initializer_list<int64_t> sizes) const {
-    return workspace_.template take<E>(sizes);
+      this->zero(state, p_.B * H_ * static_cast<int64_t>(sizeof(Real)));
   }
 
   template <class Step>
   void queue_cell(const char* name, void (*kernel)(Step), const Step& step) const {
-    queue(name, dim3(static_cast<unsigned>(p_.B), blocks(H_, step_threads)), step_threads, 0, kernel, step);
-  }
-
-  template <class From>
-  Rows<Real> transposed(Real* to, int64_t stride, From from, int64_t rows, int64_t columns) const {
-    using Tile = TransposeTile<Real>;
-    if (stride && columns)
-      queue("transpose", dim3(blocks(stride, Tile::side), blocks(columns, Tile::side)), array_threads,
-            Tile::shared_bytes, transpose<Real, From>, to, stride, from, rows, columns);
-    return {to, stride, columns};
+    this->queue(name, dim3(static_cast<unsigned>(p_.B), this->blocks(H_, step_threads)), step_threads, 0, kernel, step);
   }
 
   // [first, end) of each chunk in turn, in the order of the pass.
@@ -184,8 +79,6 @@ class StepwisePass {
   const Problem& p_;
   int64_t I_, H_;
   Sequences sequences_;
-  Workspace& workspace_;
-  cudaStream_t stream_;
 };
 
 template <class Cell, class Number>
@@ -203,10 +96,10 @@ class StepwiseForward : StepwisePass<Number> {
   void run() {
     const Weights& w = layer_.weights;
     const int64_t G_H = Cell::gates * H_, B = p_.B, padded = pad_row<T>(H_);
-    const int64_t steps = steps_of_chunk(p_.T, B * (G_H + I_) * static_cast<int64_t>(sizeof(Real)), call_.chunk_bytes);
-    const auto w_hh = operand(w.w_hh, G_H, H_);
-    const auto w_ih = p_.ids ? Rows<T>{} : operand(w.w_ih, G_H, I_);
-    const bool packs_x = !p_.ids && !usable(call_.x, I_);
+    const int64_t steps = rows_of_chunk(p_.T, B * (G_H + I_) * static_cast<int64_t>(sizeof(Real)), call_.chunk_bytes);
+    const auto w_hh = this->operand(w.w_hh, G_H, H_);
+    const auto w_ih = p_.ids ? Rows<T>{} : this->operand(w.w_ih, G_H, I_);
+    const bool packs_x = !p_.ids && !this->usable(static_cast<const T*>(call_.x), I_);
     T* x_packed = packs_x ? this->template take<T>({steps, B, pad_row<T>(I_)}) : nullptr;
     Real* xg = this->template take<Real>({steps, B, G_H});
     T* states[2] = {this->template take<T>({B, padded}), this->template take<T>({B, padded})};
@@ -243,21 +136,6 @@ class StepwiseForward : StepwisePass<Number> {
   }
 
  private:
-  // Whether rows of an array begin at multiples of 16 bytes.
-  static bool usable(const void* data, int64_t columns) {
-    return reinterpret_cast<uintptr_t>(data) % sizeof(Chunk) == 0 && pad_row<T>(columns) == columns;
-  }
-
-  // The array itself where it is usable, else a copy.
-  Rows<T> operand(const void* data, int64_t rows, int64_t columns) {
-    const T* from = static_cast<const T*>(data);
-    if (usable(data, columns)) return {from, columns, rows};
-    const int64_t padded = pad_row<T>(columns);
-    T* to = this->template take<T>({rows, padded});
-    if (!workspace_.counts_only()) this->copy(to, padded, padded, from, columns, rows, columns);
-    return {to, padded, rows};
-  }
-
   void project(Real* xg, Rows<T> w_ih, T* x_packed, int64_t first, int64_t end) const {
     const Weights& w = layer_.weights;
     const int64_t G_H = Cell::gates * H_, rows = (end - first) * p_.B;
@@ -362,7 +240,7 @@ class StepwiseBackward : StepwisePass<Number> {
     padded_ = pad_row<Real>(H_);
     const bool dense = !p_.ids, wants_dw_ih = layer_.dw_ih, wants_dw_hh = layer_.dw_hh;
     const int64_t columns = 2 * slots * padded_ + (dense && wants_dw_ih ? I_ : 0) + (wants_dw_hh ? 2 * H_ : 0);
-    steps_ = steps_of_chunk(p_.T, B * columns * static_cast<int64_t>(sizeof(Real)), call_.chunk_bytes);
+    steps_ = rows_of_chunk(p_.T, B * columns * static_cast<int64_t>(sizeof(Real)), call_.chunk_bytes);
     const int64_t rows = pad_row<Real>(steps_ * B);  // as d_t and its like are padded
     auto take = [&](bool wanted, std::initializer_list<int64_t> sizes) {
       return wanted ? this->template take<Real>(sizes) : nullptr;
@@ -470,11 +348,9 @@ class StepwiseBackward : StepwisePass<Number> {
   void add_products_of(Real* dw, int64_t columns, Rows<Real> a_t, Rows<Real> d_t, int64_t slot, int64_t count,
                        GateOrder order, int64_t rows, Real* partials) const {
     const Rows<Real> d = {d_t.data + slot * padded_ * d_t.stride, d_t.stride, count * padded_};
-    if (columns == 0) return;
     const auto products =
         this->template multiply_parts<Math>("gradient of weights", a_t, d, rows, most_rows_, partials);
-    this->queue("add_products", this->blocks(d.count * columns, array_threads), array_threads, 0, add_products<Real>,
-                dw, columns, static_cast<uint32_t>(H_), static_cast<uint32_t>(padded_), order, products, d.count);
+    this->add_parts(dw, columns, H_, padded_, order, products, d.count);
   }
 
   void add_by_ids(int64_t first, int64_t rows) const {
@@ -485,9 +361,7 @@ class StepwiseBackward : StepwisePass<Number> {
   }
 
   void add_sums(Real* sums, int64_t rows, int64_t columns, int64_t groups) const {
-    this->queue("sum_rows", dim3(static_cast<unsigned>(groups), this->blocks(columns, sum_columns)), array_threads,
-                array_threads * sizeof(Real), sum_rows<Real>, sums, static_cast<const Real*>(d_), slots * padded_, rows,
-                columns, groups);
+    this->add_rows(sums, d_, slots * padded_, rows, columns, groups);
   }
 
   void finish() const {

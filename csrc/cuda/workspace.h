@@ -1,5 +1,4 @@
-// The caller's memory for a call, handed out piece by piece. Without memory it only counts: the same code that uses a workspace
-// says how large it has to be.
+// The caller's memory for a call, handed out piece by piece; or a count of what it takes, by the same code that uses it.
 #pragma once
 
 #include <cstddef>
@@ -11,11 +10,15 @@ namespace rnnkernels::cuda {
 
 class Workspace {
  public:
-  Workspace() = default;
-  explicit Workspace(void* memory) : memory_(static_cast<unsigned char*>(memory)) {}
+  Workspace() = default;  // counts only
+  explicit Workspace(void* memory) : counts_only_(false), memory_(static_cast<unsigned char*>(memory)) {}
 
-  bool counts_only() const { return !memory_; }
-  int64_t bytes() const { return bytes_; }
+  bool counts_only() const { return counts_only_; }
+  int64_t bytes() const { return most_; }  // that were ever taken at once
+
+  // What is taken after mark() is free again with release(mark).
+  int64_t mark() const { return taken_; }
+  void release(int64_t mark) { taken_ = mark; }
 
   // An array of these sizes, uninitialised; null while counting, and where a size is 0.
   template <class T>
@@ -23,9 +26,10 @@ class Workspace {
     int64_t bytes = sizeof(T);
     for (const int64_t size : sizes)
       if (__builtin_mul_overflow(bytes, size, &bytes)) throw std::length_error("a workspace of more than 2^63 bytes");
-    const int64_t begin = bytes_;
-    if (__builtin_add_overflow(begin, round_up(bytes), &bytes_))
+    const int64_t begin = taken_;
+    if (__builtin_add_overflow(begin, round_up(bytes), &taken_))
       throw std::length_error("a workspace of more than 2^63 bytes");
+    most_ = taken_ > most_ ? taken_ : most_;
     return memory_ && bytes ? reinterpret_cast<T*>(memory_ + begin) : nullptr;
   }
 
@@ -38,8 +42,9 @@ class Workspace {
     return raised / alignment * alignment;
   }
 
+  bool counts_only_ = true;
   unsigned char* memory_ = nullptr;
-  int64_t bytes_ = 0;
+  int64_t taken_ = 0, most_ = 0;
 };
 
 }  // namespace rnnkernels::cuda

@@ -1,11 +1,8 @@
 // Runs layers of the stepwise tier, forward and backward, on problems from standard input, for tests/emu/stepwise.py, which
 // writes and reads them. `stepwise ORDER SEED` names the emulator's order; `stepwise time N` prints what N calls take.
-//
-// A problem is its sizes and flags in words of 64 bits, then arrays: each the count of its bytes, -1 where it is absent, and
-// the bytes. Results come back as arrays in the same way.
 #include "../../csrc/cuda/stepwise.h"
 
-#include "harness.h"
+#include "problems.h"
 
 using namespace rnnkernels;
 using namespace rnnkernels::cuda;
@@ -17,97 +14,6 @@ struct Header {
   int64_t cell, number, T, B, I, H;
   int64_t reverse, bias_per_sequence, transposed_w_ih, accumulate, chunk_bytes;
 };
-using Bytes = std::vector<unsigned char>;
-
-bool read(void* to, size_t bytes) { return std::fread(to, 1, bytes, stdin) == bytes; }
-
-void write(const void* from, size_t bytes) { expect(std::fwrite(from, 1, bytes, stdout) == bytes, "no output"); }
-
-// An array of the device, or none.
-class Array {
- public:
-  static Array received() {
-    int64_t bytes;
-    expect(read(&bytes, sizeof bytes), "the input ends early");
-    if (bytes < 0) return Array();
-    Bytes data(static_cast<size_t>(bytes));
-    expect(read(data.data(), data.size()), "the input ends early");
-    return Array(data);
-  }
-  static Array result(bool wanted, int64_t bytes, bool zeros) {
-    return wanted ? Array(Bytes(static_cast<size_t>(bytes), zeros ? 0 : 0xff)) : Array();
-  }
-  void send() const {
-    const Bytes data = memory_ ? memory_->host() : Bytes();
-    const int64_t bytes = memory_ ? static_cast<int64_t>(data.size()) : -1;
-    write(&bytes, sizeof bytes);
-    if (memory_) write(data.data(), data.size());
-  }
-  void* get() const { return memory_ ? memory_->get() : nullptr; }
-
- private:
-  Array() = default;
-  explicit Array(const Bytes& data) : memory_(std::make_unique<DeviceArray<unsigned char>>(data)) {}
-  std::unique_ptr<DeviceArray<unsigned char>> memory_;
-};
-
-int timed_calls = 0;  // 0: results are asked for, not times
-
-#ifndef RNNKERNELS_EMULATOR
-// Median milliseconds of a call, replayed from a graph.
-template <class Call>
-float time_of(Call call) {
-  cudaStream_t stream;
-  check(cudaStreamCreate(&stream), "cudaStreamCreate");
-  cudaGraph_t graph;
-  cudaGraphExec_t replay;
-  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), "cudaStreamBeginCapture");
-  call(stream);
-  check(cudaStreamEndCapture(stream, &graph), "cudaStreamEndCapture");
-  check(cudaGraphInstantiate(&replay, graph, 0), "cudaGraphInstantiate");
-  cudaEvent_t begin, end;
-  check(cudaEventCreate(&begin), "cudaEventCreate");
-  check(cudaEventCreate(&end), "cudaEventCreate");
-  std::vector<float> times;
-  for (int i = 0; i < timed_calls; ++i) {
-    check(cudaEventRecord(begin, stream), "cudaEventRecord");
-    check(cudaGraphLaunch(replay, stream), "cudaGraphLaunch");
-    check(cudaEventRecord(end, stream), "cudaEventRecord");
-    check(cudaEventSynchronize(end), "cudaEventSynchronize");
-    times.push_back(0);
-    check(cudaEventElapsedTime(&times.back(), begin, end), "cudaEventElapsedTime");
-  }
-  check(cudaGraphExecDestroy(replay), "cudaGraphExecDestroy");
-  check(cudaGraphDestroy(graph), "cudaGraphDestroy");
-  check(cudaStreamDestroy(stream), "cudaStreamDestroy");
-  std::sort(times.begin(), times.end());
-  return times[times.size() / 2];
-}
-#endif
-
-// A pass on a workspace of just the size it asks for.
-template <template <class, class> class Pass, class Cell, class Number, class Call>
-void run_pass([[maybe_unused]] const char* name, const Call& call) {
-  Workspace count;
-  Pass<Cell, Number>(call, count, nullptr).run();
-  DeviceArray<unsigned char> memory(static_cast<size_t>(count.bytes()));
-  check(cudaMemset(memory.get(), 0xff, static_cast<size_t>(count.bytes())), "cudaMemset");  // NaN, if read
-  auto queue = [&](cudaStream_t stream) {
-    Workspace workspace(memory.get());
-    Pass<Cell, Number>(call, workspace, stream).run();
-    expect(workspace.bytes() == count.bytes(), "another size was counted");
-  };
-#ifndef RNNKERNELS_EMULATOR
-  if (timed_calls) {
-    std::printf("{\"pass\": \"%s\", \"ms\": %.5f, \"workspace\": %lld}\n", name, time_of(queue),
-                static_cast<long long>(count.bytes()));
-    return;
-  }
-#endif
-  queue(nullptr);
-  check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
-}
-
 template <class Cell, class Number>
 void run(const Header& p) {
   constexpr int64_t size = sizeof(typename Number::T), wide = sizeof(typename Number::Real), G = Cell::gates;
@@ -152,8 +58,13 @@ void run(const Header& p) {
   BackwardCall backward_call = {&problem,     &backward, p.I,      reverse, in[X].get(),
                                 in[DY].get(), p.H,       dx.get(), again,   again};
   if (p.chunk_bytes) forward_call.chunk_bytes = backward_call.chunk_bytes = p.chunk_bytes;
-  run_pass<StepwiseForward, Cell, Number>("forward", forward_call);
-  for (int i = 0; i <= again; ++i) run_pass<StepwiseBackward, Cell, Number>("backward", backward_call);
+  run_pass("forward", [&](Workspace& workspace, cudaStream_t stream) {
+    return StepwiseForward<Cell, Number>(forward_call, workspace, stream);
+  });
+  for (int i = 0; i <= again; ++i)
+    run_pass("backward", [&](Workspace& workspace, cudaStream_t stream) {
+      return StepwiseBackward<Cell, Number>(backward_call, workspace, stream);
+    });
   if (timed_calls) return;
   const Array* results[] = {&y, &h_n, &c_n, &gates, &saved_c, &h, &dx, &dw_ih, &dw_hh, &db_ih, &db_hh, &dh0, &dc0};
   for (const Array* array : results) array->send();
@@ -169,23 +80,9 @@ void run_cell(const Header& header) {
   }
 }
 
-void choose(int argc, char** argv) {
-  const std::string order = argc > 1 ? argv[1] : "round_robin";
-  [[maybe_unused]] const auto number = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 0;
-#ifdef RNNKERNELS_EMULATOR
-  emu::options().order = order == "random"    ? emu::Order::random
-                         : order == "reverse" ? emu::Order::reverse
-                                              : emu::Order::round_robin;
-  emu::options().seed = number;
-#else
-  if (order == "time") timed_calls = static_cast<int>(number);
-#endif
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
-  choose(argc, argv);
   void (*const numbers[])(const Header&) = {
 #ifdef ONLY_NUMBER  // for a look at one type's kernels
       run_cell<ONLY_NUMBER>, run_cell<ONLY_NUMBER>, run_cell<ONLY_NUMBER>, run_cell<ONLY_NUMBER>, run_cell<ONLY_NUMBER>
@@ -193,12 +90,5 @@ int main(int argc, char** argv) {
       run_cell<NumberF64>, run_cell<NumberF32>, run_cell<NumberTf32>, run_cell<NumberBf16>, run_cell<NumberF16>
 #endif
   };
-  try {
-    Header header;
-    while (read(&header, sizeof header)) numbers[header.number](header);
-    return 0;
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "%s\n", error.what());
-    return 1;
-  }
+  return run_problems<Header>(argc, argv, [&](const Header& header) { numbers[header.number](header); });
 }

@@ -26,6 +26,8 @@ PROGRAMS = {
     "zoo": ROOT / "tests" / "emu" / "zoo.cu",
     "conformance": ROOT / "tests" / "cuda" / "conformance.cu",
     "stepwise": ROOT / "tests" / "cuda" / "stepwise.cu",
+    "heads": ROOT / "tests" / "cuda" / "heads.cu",
+    "stack": ROOT / "tests" / "cuda" / "stack.cu",
 }
 BUILDS = ("plain", "address", "thread")
 

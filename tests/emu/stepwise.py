@@ -114,6 +114,14 @@ def jobs(
     return chosen
 
 
+def sent_array(array: Array | None) -> bytes:
+    """An array, or none, as programs read it."""
+    if array is None:
+        return np.int64(-1).tobytes()
+    data = array.tobytes()
+    return np.int64(len(data)).tobytes() + data
+
+
 def inputs(job: Job) -> bytes:
     """A job as the program reads it."""
     problem = job.problem()
@@ -125,15 +133,10 @@ def inputs(job: Job) -> bytes:
         sent["ids"], sent["x"] = sent["x"], None
     if job.transposed:
         sent["w_ih"] = sent["w_ih"].T
-    parts = [np.array(header, np.int64).tobytes()]
-    for name, array in sent.items():
-        if array is None:
-            parts.append(np.int64(-1).tobytes())
-        else:
-            wanted = np.int64 if name in ("ids", "lengths") else array.dtype
-            data = np.ascontiguousarray(array, wanted).tobytes()
-            parts.append(np.int64(len(data)).tobytes() + data)
-    return b"".join(parts)
+    for name in ("ids", "lengths"):
+        if sent[name] is not None:
+            sent[name] = np.asarray(sent[name], np.int64)
+    return np.array(header, np.int64).tobytes() + b"".join(map(sent_array, sent.values()))
 
 
 def shapes(job: Job) -> dict[str, tuple[int, ...]]:
@@ -195,17 +198,21 @@ def shares(job: Job, got: dict[str, Array]) -> Iterator[tuple[str, float]]:
             yield name, relative_error(got[name], twice * gradients[name]) / limit(job, "gradient")
 
 
-def run(
-    command: Sequence[str], batch: Sequence[Job], environment: dict[str, str] | None = None
-) -> list[dict[str, Array]]:
-    """What the program makes of each job."""
-    sent = b"".join(inputs(job) for job in batch)
+def answers(command: Sequence[str], sent: bytes, environment: dict[str, str] | None) -> io.BytesIO:
+    """What the program prints."""
     done = subprocess.run(
         command, input=sent, env=os.environ | (environment or {}), capture_output=True, timeout=600
     )
     if done.returncode:
         raise RuntimeError(f"exit status {done.returncode}\n{done.stderr.decode(errors='replace')}")
-    stream = io.BytesIO(done.stdout)
+    return io.BytesIO(done.stdout)
+
+
+def run(
+    command: Sequence[str], batch: Sequence[Job], environment: dict[str, str] | None = None
+) -> list[dict[str, Array]]:
+    """What the program makes of each job."""
+    stream = answers(command, b"".join(map(inputs, batch)), environment)
     return [outputs(job, stream) for job in batch]
 
 
