@@ -1,4 +1,4 @@
-"""Sends problems of heads to a program of tests/cuda/heads.cu, emulated or on a GPU, and measures the results.
+"""Sends problems of heads to a program of tests/cuda/heads.cu, emulated or on a GPU, and measures results.
 
 `python tests/emu/heads.py PROGRAM ...` checks every problem of every head and type, and prints what failed
 and the worst share of a budget.
