@@ -69,20 +69,16 @@ void keep(Free* block) {
 
 bool worth_keeping(size_t size) { return size >= kept_from && size <= most_kept; }
 
-size_t alignment_of(size_t size) { return size < huge_page || exact ? line : huge_page; }
+size_t round_up(size_t size) { return exact ? size : (size + line - 1) / line * line; }
 
-size_t round_up(size_t size) {
-  const size_t alignment = alignment_of(size);
-  return exact ? size : (size + alignment - 1) / alignment * alignment;
-}
-
-// A page of 4 KiB every few rows of a panel would cost the recurrence some per cent.
+// A page of 4 KiB every few rows of a panel would cost the recurrence some per cent. What whole huge pages leave over gets
+// small ones: callers may keep many results.
 void* allocate(size_t size) {
-  const size_t alignment = alignment_of(size);
+  const bool huge = size >= huge_page && !exact;
   void* block = nullptr;
-  if (posix_memalign(&block, alignment, size) != 0) throw std::bad_alloc();
+  if (posix_memalign(&block, huge ? huge_page : line, size) != 0) throw std::bad_alloc();
 #if defined(__linux__)
-  if (alignment == huge_page) madvise(block, size, MADV_HUGEPAGE);
+  if (huge) madvise(block, size / huge_page * huge_page, MADV_HUGEPAGE);
 #endif
   return block;
 }
@@ -91,7 +87,7 @@ void* allocate(size_t size) {
 
 Scratch::Scratch(size_t bytes) {
   if (bytes == 0) return;
-  if (bytes > SIZE_MAX - huge_page) throw std::bad_alloc();
+  if (bytes > SIZE_MAX - line) throw std::bad_alloc();
   size_ = round_up(bytes);
   Free* kept_block = worth_keeping(size_) ? take_kept(size_) : nullptr;
   if (kept_block) size_ = kept_block->size;
