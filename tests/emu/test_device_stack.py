@@ -120,5 +120,6 @@ def test_under_sanitizers(build: str) -> None:
 
 
 @needs_nvcc
+@pytest.mark.slow
 def test_nvcc_compiles(tmp_path: Path) -> None:
     assert_nvcc_compiles(PROGRAMS["stack"], "sm_90", tmp_path, kernels=40)

@@ -11,7 +11,7 @@ import stepwise
 import zoo
 from programs import PROGRAMS, Program
 from stepwise import FEW, INFINITE, KINDS, LARGE, NUMBERS, Job, jobs
-from test_conformance import assert_nvcc_compiles, needs_nvcc
+from test_conformance import assert_nvcc_compiles, each_target, needs_nvcc
 
 from rnnkernels.types import Array
 
@@ -99,6 +99,6 @@ def test_all_under_sanitizers(number: str, build: str) -> None:
 
 
 @needs_nvcc
-@pytest.mark.parametrize("target", ["sm_80", "sm_90", "compute_90"])
+@each_target
 def test_nvcc_compiles(target: str, tmp_path: Path) -> None:
     assert_nvcc_compiles(PROGRAMS["stepwise"], target, tmp_path, kernels=100)
