@@ -150,4 +150,29 @@ struct LinearCrossEntropyBackwardArgs {
   bool accumulate;
 };
 
+// What a loss is made of. Losses and their gradients have the dtype that logits are computed in.
+enum class Reduction : int { none, sum, mean };
+
+struct ReduceLossesArgs {  // count = rows whose target is not ignored; loss = the sum of losses, or its mean over those
+  Dtype dtype;
+  int64_t N;
+  const void* losses;  // (N); null: count alone
+  const int64_t* targets;
+  int64_t ignore_index;
+  Reduction reduction;
+  void* loss;      // (1); null for Reduction::none
+  int64_t* count;  // (1)
+};
+
+struct SpreadGradientArgs {  // rows[n] = the gradient of the loss, divided by count for the mean
+  Dtype dtype;
+  int64_t N;
+  const void* each;  // (N), or null
+  const void* one;   // (1), or null
+  double value;      // without either
+  Reduction reduction;
+  const int64_t* count;  // (1)
+  void* rows;            // (N)
+};
+
 }  // namespace rnnkernels

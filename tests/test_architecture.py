@@ -39,9 +39,14 @@ def name(path: Path) -> str:
 INCLUDES = {
     "api.h": ({"core/cells.inc"}, {"cstddef", "cstdint"}),
     "core": ({"core"}, {"cstddef", "cstdint"}),
-    "cpu": ({"api.h", "core", "cpu"}, None),
-    "cuda": ({"api.h", "core", "cuda"}, None),
-    "bindings": ({"api.h", "bindings", "cpu/dispatch.h", "cpu/scratch.h", "core/cells.inc"}, None),
+    "traits.h": ({"api.h"}, set()),
+    "traits.cpp": ({"traits.h", "core"}, set()),
+    "cpu": ({"api.h", "traits.h", "core", "cpu"}, None),
+    "cuda": ({"api.h", "traits.h", "core", "cuda"}, None),
+    "bindings": (
+        {"traits.h", "bindings", "cpu/dispatch.h", "cpu/scratch.h", "cuda/dispatch.h", "core/cells.inc"},
+        None,
+    ),
 }
 # What is compiled with instruction set flags may use no library code that the linker could share with other
 # objects: headers of plain declarations alone.
@@ -155,13 +160,17 @@ def test_no_flag_lets_the_compiler_change_results() -> None:
 # part of the package -> which other parts it may import ("" is the package itself), and which packages from
 # outside besides the standard library
 IMPORTS: dict[str, tuple[set[str], set[str]]] = {
-    "__init__": ({"_core", "functional", "init", "layers", "optim", "options", "reference", "types"}, set()),
+    "__init__": (
+        {"_core", "cuda", "functional", "init", "layers", "optim", "options", "reference", "types"},
+        set(),
+    ),
     "__main__": ({"cli"}, set()),
     "types": (set(), {"numpy"}),
     "testing": (set(), {"numpy"}),
     "reference": ({"types"}, {"numpy"}),
     "options": ({"_core"}, {"numpy"}),
-    "functional": ({"_core", "options", "types"}, {"numpy"}),
+    "cuda": ({"_core", "_cuda", "options"}, {"numpy"}),
+    "functional": ({"_core", "cuda", "options", "types"}, {"numpy"}),
     "init": (set(), {"numpy"}),
     "optim": ({"types"}, {"numpy"}),
     "layers": ({"functional", "init", "types", "_core", "options"}, {"numpy"}),
@@ -194,7 +203,7 @@ def imported(path: Path) -> tuple[set[str], set[str]]:
             if target[0] != "rnnkernels":
                 outside.add(target[0])
             else:
-                parts.add(target[1] if target[1] in IMPORTS or target[1] == "_core" else "")
+                parts.add(target[1] if target[1] in {*IMPORTS, "_core", "_cuda"} else "")
     return parts, outside - set(sys.stdlib_module_names)
 
 

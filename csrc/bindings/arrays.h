@@ -1,100 +1,27 @@
-// NumPy arrays as checked views: every rule about what an argument may be stands here, once, with its error text.
-//
-// Names and shapes are plain data until something is wrong: no string is made for a call that succeeds.
-// Subclasses of numpy.ndarray are read as plain arrays, except masked ones, whose mask would be lost in silence.
+// Arguments as checked views, and results: every rule about what an array may be stands here, once, with its error text.
 #pragma once
 
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
-
-#include <cstddef>
-#include <cstdint>
-#include <initializer_list>
-#include <memory>
-#include <new>
-#include <string>
+#include <utility>
 #include <vector>
 
-#include "../cpu/dispatch.h"
-#include "../cpu/scratch.h"
+#include "backend.h"
 
 namespace rnnkernels::bindings {
 
-namespace py = pybind11;
-
-static_assert(sizeof(py::ssize_t) == sizeof(int64_t), "a 64-bit platform");
-
-constexpr std::size_t to_size(int64_t n) { return static_cast<std::size_t>(n); }
-
-// Where an argument stands: `h0`, `saved.h0`, `params[1][0].w_hh`, `out['y']`.
-struct Name {
-  Name(const char* field_) : field(field_) {}
-  Name(const char* owner_, const char* field_, int layer_ = -1, int direction_ = -1)
-      : owner(owner_), field(field_), layer(layer_), direction(direction_) {}
-  std::string text() const;
-
-  const char* owner = "";
-  const char* field;
-  int layer = -1;
-  int direction = -1;
-};
-
-// The sizes an array must have, -1 where any will do, and their letters; "G*H" is printed with the cell's own G.
-struct Shape {
-  static constexpr int max_rank = 64;  // NumPy's
-
-  Shape(const char* symbols_, std::initializer_list<int64_t> sizes_, int gates_ = 1);
-  // The leading sizes of `like`, then `last` (if it is not negative).
-  Shape(const char* symbols_, const py::array& like, int leading, int64_t last);
-
-  bool matches(const py::array& array) const;
-  std::string text() const;                       // "(4*H, H) = (512, 128)"
-  std::size_t bytes(std::size_t itemsize) const;  // ValueError where an array of it could not be addressed
-
-  const char* symbols;
-  int gates = 1;
-  int rank = 0;
-  py::ssize_t sizes[max_rank];
-};
-
-[[noreturn]] void bad_value(const Name& name, const std::string& expected, const std::string& got);
-[[noreturn]] void bad_type(const Name& name, const std::string& expected, const std::string& got);
-std::string type_text(py::handle value);         // "list"
-std::string dtype_text(const py::array& array);  // "float32"
-std::string shape_text(const py::array& array);  // "(512, 64)"
-std::string tuple_text(const py::ssize_t* values, int count);
-
-// The four elements that numbers come in, the two that ids come in, and everything else. bfloat16 is not NumPy's own: any
-// dtype of 16 bits with that name will do (ml_dtypes has it), and results have the one that was seen first.
-enum class Element { f32, f64, bf16, f16, i32, i64, other };
-Element element_of(const py::array& array);
-bool is_transposed(const py::array& array);  // the transpose of a C-contiguous, aligned matrix
-
-py::array as_array(const Name& name, py::handle value);  // TypeError for anything but an array
-bool is_number(py::handle value);                        // a real Python or NumPy scalar, not a bool
-bool read_bool(const Name& name, py::handle value);
-int64_t read_int64(const Name& name, py::handle value);
-
-inline py::array no_array() { return py::reinterpret_steal<py::array>(py::handle()); }  // py::array() would allocate
-py::array new_array(Element element, const Shape& shape);
-py::array new_array(Dtype dtype, const Shape& shape);
-
-// Memory of a call that no Python object owns.  The nothrow form, as sanitizers end the process where the other throws.
-template <class T>
-std::unique_ptr<T[]> new_buffer(std::size_t n) {
-  std::unique_ptr<T[]> buffer(new (std::nothrow) T[n]);
-  if (!buffer) throw std::bad_alloc();
-  return buffer;
+inline Array new_array(Dtype dtype, const Shape& shape, const Execution& execution) {
+  return new_array(element_of(dtype), shape, execution);
 }
-
-using cpu::Scratch;
-Scratch new_scratch(Dtype dtype, const Shape& shape);
+inline Scratch new_scratch(Dtype dtype, const Shape& shape, const Execution& execution) {
+  return new_scratch(shape.bytes(size_of(dtype)), execution);
+}
 
 // Every array that a call reads, held (with the copies made of strided ones) until the call returns.
 class Inputs {
  public:
-  py::array array(const Name& name, py::handle value);  // any array
-  void lead(const Name& name, const py::array& array);  // the first one of floats: fixes the dtype
+  explicit Inputs(const Execution& execution) : execution_(execution) {}
+
+  Array array(const Name& name, py::handle value);  // any array
+  void lead(const Name& name, const Array& array);  // the first one of floats: fixes the dtype
   void lead(Dtype dtype, const char* whose) { dtype_ = dtype, whose_ = whose; }
   Dtype dtype() const { return dtype_; }
 
@@ -102,6 +29,10 @@ class Inputs {
   const void* real(const Name& name, py::handle value, const Shape& shape) { return real(name, value, shape, dtype_); }
   const void* optional(const Name& name, py::handle value, const Shape& shape) {  // null for None
     return optional(name, value, shape, dtype_);
+  }
+  // Of one that array() has given.
+  const void* real(const Name& name, const Array& array, const Shape& shape) {
+    return real(name, array, shape, dtype_);
   }
   // The same of the dtype that this one is computed in.
   const void* wide(const Name& name, py::handle value, const Shape& shape) {
@@ -111,21 +42,28 @@ class Inputs {
     return optional(name, value, shape, computed_in(dtype_));
   }
 
-  void check_dtype(const Name& name, const py::array& array) const { check_dtype(name, array, dtype_); }
-  void check_dtype(const Name& name, const py::array& array, Dtype dtype) const;
-  const void* contiguous(const py::array& array);
+  void check_dtype(const Name& name, const Array& array) const { check_dtype(name, array, dtype_); }
+  void check_dtype(const Name& name, const Array& array, Dtype dtype) const;
+  Array direct(const Array& array);  // itself, or a C-contiguous and aligned copy
+  const void* contiguous(const Array& array) { return data_of(direct(array)); }
+
+  const Execution& execution() const { return execution_; }
 
  private:
   friend class Outputs;
-  const void* real(const Name& name, py::handle value, const Shape& shape, Dtype dtype);
+  const void* real(const Name& name, const Array& array, const Shape& shape, Dtype dtype);
+  const void* real(const Name& name, py::handle value, const Shape& shape, Dtype dtype) {
+    return real(name, array(name, value), shape, dtype);
+  }
   const void* optional(const Name& name, py::handle value, const Shape& shape, Dtype dtype);
 
   struct Argument {
     Name name;
-    py::array array;
+    Array array;
   };
+  const Execution& execution_;
   std::vector<Argument> arguments_;
-  std::vector<py::object> copies_;
+  std::vector<Array> copies_;
   Dtype dtype_ = Dtype::f32;
   const char* whose_ = "x";
 };
@@ -154,32 +92,25 @@ class Outputs {
 
  private:
   Output add(const char* field, py::handle given, const Shape& shape, bool transposed, Dtype dtype);
-  void check(const Name& name, const py::array& array, const Shape& shape, Dtype dtype) const;
-  void check_overlap(const Name& name, const py::array& array) const;
+  void check(const Name& name, const Array& array, const Shape& shape, Dtype dtype) const;
+  void check_overlap(const Name& name, const Array& array) const;
 
   struct Given {
     Name name;
-    py::array array;
-    py::object buffer;  // null: written directly
+    Array array;
+    Array buffer;  // none: written directly
+    bool buffered;
   };
   const Inputs& inputs_;
   bool accumulate_;
   std::vector<Given> given_;
 };
 
-// (B) integers in [0, T] as a new int64 array, or None for None.
+// (B) integers in [0, T] as a new int64 array of NumPy, or None for None. They are of the host in either module.
 py::object read_lengths(Inputs& inputs, const Name& name, py::handle value, int64_t T, int64_t B);
 
-// (T, B) token ids in [0, I) as int64; padding is not looked at and reads 0.
-std::unique_ptr<int64_t[]> read_ids(Inputs& inputs, const Name& name, const py::array& ids, const int64_t* lengths,
-                                    int64_t T, int64_t B, int64_t I);
-
-// Class indices in [0, V) or ignore_index, as int64.
-struct Targets {
-  std::unique_ptr<int64_t[]> values;
-  int64_t count;  // that are not ignored
-};
-Targets read_targets(Inputs& inputs, const Name& name, py::handle value, const Shape& shape, int64_t V,
-                     int64_t ignore_index);
+// Class indices in [0, V) or ignore_index.
+Integers read_targets(Inputs& inputs, const Name& name, py::handle value, const Shape& shape, int64_t V,
+                      int64_t ignore_index);
 
 }  // namespace rnnkernels::bindings

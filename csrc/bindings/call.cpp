@@ -9,7 +9,7 @@ constexpr Cell all_cells[] = {
 #undef RNNKERNELS_CELL
 };
 
-void fix_dtype(Call& call, const Name& name, const py::array& array) {
+void fix_dtype(Call& call, const Name& name, const Array& array) {
   if (call.has_dtype) return call.inputs.check_dtype(name, array);
   call.inputs.lead(name, array);
   call.has_dtype = true;
@@ -39,18 +39,19 @@ void read_x(Call& call, const Name& name, py::handle value) {
   const Element element = element_of(call.x);
   if (element == Element::other)
     bad_type(name, "float32, float64, bfloat16, float16, or token ids of int32 or int64", dtype_text(call.x));
-  call.has_ids = element == Element::i32 || element == Element::i64;
+  call.has_ids = is_id(element);
   if (!call.has_ids) fix_dtype(call, name, call.x);
 
   const int time = call.step ? 0 : 1;
   const int rank = time + (call.has_ids ? 1 : 2);
   const Shape shape = call.has_ids ? (call.step ? Shape("token ids (B)", {-1}) : Shape("token ids (T, B)", {-1, -1}))
                                    : (call.step ? Shape("(B, I)", {-1, p.I}) : Shape("(T, B, I)", {-1, -1, p.I}));
-  if (call.x.ndim() != rank || !shape.matches(call.x)) bad_value(name, shape.text(), shape_text(call.x));
-  if (!call.step) p.T = call.x.shape(0);
-  p.B = call.x.shape(time);
+  const Sizes sizes = sizes_of(call.x);
+  if (sizes.rank != rank || !shape.matches(sizes)) bad_value(name, shape.text(), shape_text(sizes));
+  if (!call.step) p.T = sizes.of[0];
+  p.B = sizes.of[time];
   if (call.has_ids) return;
-  p.I = call.x.shape(time + 1);
+  p.I = sizes.of[time + 1];
   call.dense_x = call.inputs.contiguous(call.x);
 }
 
@@ -59,32 +60,35 @@ Weights read_weights(Call& call, const Place& place, const FourWeights& arrays) 
   const int G = call.cell.gates;
   const bool first_layer = place.layer <= 0;
 
-  const py::array w_ih = call.inputs.array(place("w_ih"), arrays[0]);
+  const Array w_ih = call.inputs.array(place("w_ih"), arrays[0]);
+  const Sizes sizes = sizes_of(w_ih);
   fix_dtype(call, place("w_ih"), w_ih);
   int64_t H = p.H;
-  if (H < 0 && w_ih.ndim() == 2 && w_ih.shape(0) % G == 0) H = w_ih.shape(0) / G;
+  if (H < 0 && sizes.rank == 2 && sizes.of[0] % G == 0) H = sizes.of[0] / G;
   const int64_t I = first_layer ? p.I : p.directions * H;
   const Shape shape(first_layer ? "(G*H, I)" : "(G*H, D*H)", {H < 0 ? -1 : G * H, I}, G);
-  if (H < 0 || !shape.matches(w_ih)) bad_value(place("w_ih"), shape.text(), shape_text(w_ih));
+  if (H < 0 || !shape.matches(sizes)) bad_value(place("w_ih"), shape.text(), shape_text(sizes));
   p.H = H;
-  if (first_layer) p.I = w_ih.shape(1);
+  if (first_layer) p.I = sizes.of[1];
 
   Weights w{};
   if (first_layer && call.has_ids && is_transposed(w_ih)) {
-    w.w_ih = w_ih.data();
+    w.w_ih = data_of(w_ih);
     w.w_ih_row_stride = 1;
     w.w_ih_col_stride = G * H;
   } else {
     w.w_ih = call.inputs.contiguous(w_ih);
-    w.w_ih_row_stride = w_ih.shape(1);
+    w.w_ih_row_stride = sizes.of[1];
     w.w_ih_col_stride = 1;
   }
   w.w_hh = call.inputs.real(place("w_hh"), arrays[1], Shape("(G*H, H)", {G * H, H}, G));
-  w.b_ih_per_sequence =
-      p.B >= 0 && py::isinstance<py::array>(arrays[2]) && py::reinterpret_borrow<py::array>(arrays[2]).ndim() == 2;
-  w.b_ih = call.inputs.optional(place("b_ih"), arrays[2],
-                                w.b_ih_per_sequence ? Shape("(B, G*H)", {p.B, G * H}, G) : Shape("(G*H)", {G * H}, G));
-  w.b_hh = call.inputs.optional(place("b_hh"), arrays[3], Shape("(G*H)", {G * H}, G));
+  const Shape bias("(G*H)", {G * H}, G);
+  if (!arrays[2].is_none()) {
+    const Array b_ih = call.inputs.array(place("b_ih"), arrays[2]);
+    w.b_ih_per_sequence = p.B >= 0 && sizes_of(b_ih).rank == 2;
+    w.b_ih = call.inputs.real(place("b_ih"), b_ih, w.b_ih_per_sequence ? Shape("(B, G*H)", {p.B, G * H}, G) : bias);
+  }
+  w.b_hh = call.inputs.optional(place("b_hh"), arrays[3], bias);
   return w;
 }
 
@@ -122,15 +126,17 @@ std::vector<Weights> read_params(Call& call, py::handle params) {
   return weights;
 }
 
-void read_lengths_and_ids(Call& call, const Place& place, py::handle lengths) {
+void read_lengths_and_ids(Call& call, const Place& at, py::handle lengths) {
   Problem& p = call.problem;
-  call.lengths = read_lengths(call.inputs, place("lengths"), lengths, p.T, p.B);
+  call.lengths = read_lengths(call.inputs, at("lengths"), lengths, p.T, p.B);
   if (!call.lengths.is_none()) {
-    p.lengths = static_cast<const int64_t*>(py::reinterpret_borrow<py::array>(call.lengths).data());
+    const void* values = data_of(py::reinterpret_borrow<py::array>(call.lengths));
+    call.lengths_to_read = place(static_cast<const int64_t*>(values), p.B, call.execution());
+    p.lengths = call.lengths_to_read.data();
   }
   if (!call.has_ids) return;
-  call.ids = read_ids(call.inputs, place("x"), call.x, p.lengths, p.T, p.B, p.I);
-  p.ids = call.ids.get();
+  call.ids = place_ids(at("x"), call.inputs.direct(call.x), p.lengths, p.I, call.execution());
+  p.ids = call.ids.data();
 }
 
 void check_sizes(const Call& call) {

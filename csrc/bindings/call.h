@@ -9,13 +9,12 @@
 #include <type_traits>
 #include <vector>
 
-#include "../cpu/dispatch.h"
 #include "arrays.h"
 
 namespace rnnkernels::bindings {
 
 struct Call {
-  Call(Cell cell_, bool single_) : cell(traits(cell_)), single(single_) {
+  Call(Cell cell_, bool single_, const Execution& execution) : inputs(execution), cell(traits(cell_)), single(single_) {
     problem.cell = cell_;
     problem.T = 1;  // of a step, which has no axis of time
     problem.B = problem.I = problem.H = -1;
@@ -24,6 +23,7 @@ struct Call {
 
   int count() const { return problem.layers * problem.directions; }
   int64_t width() const { return problem.directions * problem.H; }  // of y
+  const Execution& execution() const { return inputs.execution(); }
   bool empty() const { return problem.T == 0 || problem.B == 0 || problem.H == 0; }
 
   Shape state() const {
@@ -62,11 +62,11 @@ struct Call {
   bool single;
   bool step = false;
   bool has_dtype = false;
-  py::array x = no_array();
+  Array x = no_array();
   const void* dense_x = nullptr;
   bool has_ids = false;
-  std::unique_ptr<int64_t[]> ids;
-  py::object lengths = py::none();
+  Integers ids, lengths_to_read;
+  py::object lengths = py::none();  // for Python
 };
 
 // Whose argument it is: nobody's (level 0), `saved.`, or one layer's and direction's.
@@ -94,6 +94,14 @@ std::vector<py::object> read_nested(Call& call, const Name& name, py::handle nes
 
 // After the weights, which tell I to a call with token ids.
 void read_lengths_and_ids(Call& call, const Place& place, py::handle lengths);
+
+struct ForwardResult {
+  py::object y, h_n, c_n = py::none(), saved = py::none();
+};
+
+// Everything of `call` has been read but the states; a call of a pack has no weights.
+ForwardResult run_forward(Call& call, const std::vector<Weights>& weights, const PackedStack* packed, py::handle h0,
+                          py::handle c0, bool save, py::handle out);
 
 // ValueError where the memory that a kernel may need, beyond the arrays themselves, could not be addressed.
 void check_sizes(const Call& call);

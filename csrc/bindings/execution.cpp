@@ -2,9 +2,8 @@
 #include <array>
 #include <string>
 
-#include "../cpu/dispatch.h"
-#include "arrays.h"
 #include "bindings.h"
+#include "cpu_backend.h"
 
 namespace rnnkernels::bindings {
 namespace {

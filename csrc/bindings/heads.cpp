@@ -1,12 +1,7 @@
 // The output heads: linear, softmax cross-entropy, and both together.
 //
-// Leading dimensions are rows: N is their product.  A loss is reduced here, in float64 and in the order of the rows; the
-// kernels know only losses, and gradients of losses, of single rows.
-#include <algorithm>
-#include <cstring>
-#include <limits>
-
-#include "../cpu/dispatch.h"
+// Leading dimensions are rows: N is their product.  Kernels of heads know only losses, and gradients of losses, of single rows;
+// reduce_losses and spread_gradient come after and before them.
 #include "arrays.h"
 #include "bindings.h"
 
@@ -18,32 +13,34 @@ enum Gradient { dx, dw, db };  // dh, dw, db of linear_cross_entropy
 
 // x (..., columns) as N rows.
 struct Rows {
-  py::array array;
+  Array array;
   const void* data;
   int leading;
   int64_t N, columns;
 
-  Shape shape(const char* symbols, int64_t last = -1) const { return Shape(symbols, array, leading, last); }
+  Shape shape(const char* symbols, int64_t last = -1) const { return Shape(symbols, sizes_of(array), leading, last); }
 };
 
 // The first array of a head; it fixes the dtype.
 Rows read_rows(Inputs& inputs, const Name& name, const char* symbols, py::handle value) {
-  const py::array array = inputs.array(name, value);
+  const Array array = inputs.array(name, value);
   inputs.lead(name, array);
-  if (array.ndim() == 0) bad_value(name, symbols, shape_text(array));
-  const int leading = static_cast<int>(array.ndim()) - 1;
-  const auto N = static_cast<int64_t>(Shape(symbols, array, leading, -1).bytes(1));
-  return {array, inputs.contiguous(array), leading, N, array.shape(leading)};
+  const Sizes sizes = sizes_of(array);
+  if (sizes.rank == 0) bad_value(name, symbols, shape_text(sizes));
+  const int leading = sizes.rank - 1;
+  const auto N = static_cast<int64_t>(Shape(symbols, sizes, leading, -1).bytes(1));
+  return {array, inputs.contiguous(array), leading, N, sizes.of[leading]};
 }
 
 // (rows, columns) of which the columns are known; returns the rows.
 const void* read_matrix(Inputs& inputs, const Name& name, const char* symbols, py::handle value, int64_t columns,
                         int64_t& rows) {
-  const py::array array = inputs.array(name, value);
+  const Array array = inputs.array(name, value);
   inputs.check_dtype(name, array);
   const Shape shape(symbols, {-1, columns});
-  if (!shape.matches(array)) bad_value(name, shape.text(), shape_text(array));
-  rows = array.shape(0);
+  const Sizes sizes = sizes_of(array);
+  if (!shape.matches(sizes)) bad_value(name, shape.text(), shape_text(sizes));
+  rows = sizes.of[0];
   return inputs.contiguous(array);
 }
 
@@ -69,8 +66,8 @@ class Gradients {
 
 // -- linear -----------------------------------------------------------------------------------------------------
 
-py::object linear_forward(py::handle x, py::handle w, py::handle b, py::handle out, const cpu::Execution& execution) {
-  Inputs inputs;
+py::object linear_forward(py::handle x, py::handle w, py::handle b, py::handle out, const Execution& execution) {
+  Inputs inputs(execution);
   LinearArgs args{};
   const Rows rows = read_rows(inputs, "x", "(..., I)", x);
   args.dtype = inputs.dtype();
@@ -82,14 +79,14 @@ py::object linear_forward(py::handle x, py::handle w, py::handle b, py::handle o
   Outputs outputs(inputs, false);
   const Output y = outputs.add("y", item(out, 0), rows.shape("(..., O)", args.O));
   args.y = y.data;
-  without_gil([&] { cpu::linear_forward(args, execution); });
+  run(backend::linear_forward, args, execution);
   outputs.finish();
   return y.array;
 }
 
 py::tuple linear_backward(py::handle dy, py::handle saved, int needs, py::handle out, py::handle accumulate,
-                          const cpu::Execution& execution) {
-  Inputs inputs;
+                          const Execution& execution) {
+  Inputs inputs(execution);
   LinearBackwardArgs args{};
   const Rows rows = read_rows(inputs, {"saved.", "x"}, "(..., I)", saved.attr("x"));
   args.dtype = inputs.dtype();
@@ -106,14 +103,12 @@ py::tuple linear_backward(py::handle dy, py::handle saved, int needs, py::handle
   const py::object of_x = gradients.add(true, dx, "dx", rows.shape("(..., I)", args.I), args.dx);
   const py::object of_w = gradients.add(true, dw, "dw", Shape("(O, I)", {args.O, args.I}), args.dw);
   const py::object of_b = gradients.add(has_bias, db, "db", Shape("(O)", {args.O}), args.db);
-  without_gil([&] { cpu::linear_backward(args, execution); });
+  run(backend::linear_backward, args, execution);
   outputs.finish();
   return py::make_tuple(of_x, of_w, of_b);
 }
 
 // -- losses -----------------------------------------------------------------------------------------------------
-
-enum class Reduction { none, sum, mean };
 
 Reduction read_reduction(const Name& name, py::handle value) {
   const auto is = [&](const char* text) {
@@ -125,90 +120,82 @@ Reduction read_reduction(const Name& name, py::handle value) {
   bad_value(name, "'mean', 'sum' or 'none'", py::repr(value).cast<std::string>());
 }
 
-template <class Real>
-void reduce(const void* losses, int64_t N, int64_t divisor, void* result) {
-  double sum = 0;
-  for (int64_t n = 0; n < N; ++n) sum += static_cast<double>(static_cast<const Real*>(losses)[n]);
-  const double mean = divisor == 0 ? std::numeric_limits<double>::quiet_NaN() : sum / static_cast<double>(divisor);
-  *static_cast<Real*>(result) = static_cast<Real>(mean);
-}
-
 // What a loss returns, and the memory its kernel writes: a loss and a log-sum-exp for each row.
-struct Losses {
-  Losses(Dtype of_logits, const Shape& rows, int64_t N_, Reduction reduction_)
-      : dtype(computed_in(of_logits)),
-        N(N_),
-        reduction(reduction_),
-        loss(new_array(dtype, reduction == Reduction::none ? rows : Shape("()", {}))),
-        lse(new_array(dtype, rows)) {
-    if (reduction != Reduction::none) scratch = new_scratch(dtype, rows);
+class Losses {
+ public:
+  Losses(Dtype of_logits, const Shape& rows, int64_t N, const int64_t* targets, int64_t ignore_index,
+         Reduction reduction, const Execution& execution)
+      : dtype_(computed_in(of_logits)),
+        N_(N),
+        execution_(execution),
+        loss_(new_array(dtype_, reduction == Reduction::none ? rows : Shape("()", {}), execution)),
+        lse_(new_array(dtype_, rows, execution)),
+        count_(execution) {
+    if (reduction != Reduction::none) scratch_ = new_scratch(dtype_, rows, execution);
+    void* const loss = reduction == Reduction::none ? nullptr : data_of(loss_);
+    args_ = {dtype_, N, rows_of(reduction), targets, ignore_index, reduction, loss, count_.data()};
   }
 
-  void* rows() { return reduction == Reduction::none ? loss.mutable_data() : scratch.data; }
+  void* rows() const { return rows_of(args_.reduction); }
+  void* lse() const { return data_of(lse_); }
 
   // Without classes: every target is ignored.
-  void clear() {
-    const std::size_t bytes = to_size(N) * size_of(dtype);
-    std::memset(rows(), 0, bytes);
-    std::memset(lse.mutable_data(), 0, bytes);
+  void clear() const {
+    const std::size_t bytes = to_size(N_) * size_of(dtype_);
+    zero(rows(), bytes, execution_);
+    zero(lse(), bytes, execution_);
   }
 
   // (loss, lse, count)
-  py::tuple finish(int64_t count) {
-    if (reduction != Reduction::none) {
-      const int64_t divisor = reduction == Reduction::mean ? count : 1;
-      void* const to = loss.mutable_data();
-      dtype == Dtype::f32 ? reduce<float>(rows(), N, divisor, to) : reduce<double>(rows(), N, divisor, to);
-    }
-    return py::make_tuple(loss, lse, count);
+  py::tuple finish() const {
+    run(backend::reduce_losses, args_, execution_);
+    return py::make_tuple(object_of(loss_), object_of(lse_), count_.object());
   }
 
-  Dtype dtype;
-  int64_t N;
-  Reduction reduction;
-  py::array loss, lse;
-  Scratch scratch;
+ private:
+  void* rows_of(Reduction reduction) const {
+    return reduction == Reduction::none ? data_of(loss_) : static_cast<void*>(scratch_.data);
+  }
+
+  Dtype dtype_;
+  int64_t N_;
+  const Execution& execution_;
+  Array loss_, lse_;
+  Count count_;
+  Scratch scratch_;
+  ReduceLossesArgs args_{};
 };
 
-template <class Real>
-void fill_rows(void* to, const void* from, double value, int64_t N, int64_t divisor) {
-  for (int64_t n = 0; n < N; ++n) {
-    const Real dloss = from != nullptr ? static_cast<const Real*>(from)[n] : static_cast<Real>(value);
-    static_cast<Real*>(to)[n] = dloss / static_cast<Real>(divisor);
-  }
-}
-
 // The gradient of each row's own loss, from that of the reduced loss: None for 1, a number, or an array like the loss.
-Scratch read_dloss(Inputs& inputs, py::handle dloss, const Shape& rows, int64_t N, Reduction reduction, int64_t count) {
+Scratch read_dloss(Inputs& inputs, py::handle dloss, const Shape& rows, int64_t N, const int64_t* targets,
+                   int64_t ignore_index, Reduction reduction) {
   const Dtype dtype = computed_in(inputs.dtype());
-  double value = 1;
-  const void* each = nullptr;
-  if (py::isinstance<py::array>(dloss)) {
+  const Execution& execution = inputs.execution();
+  SpreadGradientArgs args{};
+  args.dtype = dtype, args.N = N, args.value = 1, args.reduction = reduction;
+  if (is_array(dloss)) {
     const bool one = reduction != Reduction::none;
-    const void* data = inputs.wide("dloss", dloss, one ? Shape("()", {}) : rows);
-    if (!one) {
-      each = data;
-    } else {
-      value = dtype == Dtype::f32 ? static_cast<double>(*static_cast<const float*>(data))
-                                  : *static_cast<const double*>(data);
-    }
+    (one ? args.one : args.each) = inputs.wide("dloss", dloss, one ? Shape("()", {}) : rows);
   } else if (!dloss.is_none()) {
-    if (!is_number(dloss)) bad_type("dloss", "None, a number or a NumPy array", type_text(dloss));
-    value = PyFloat_AsDouble(dloss.ptr());
+    if (!is_number(dloss)) bad_type("dloss", std::string("None, a number or ") + an_array, type_text(dloss));
+    args.value = PyFloat_AsDouble(dloss.ptr());
     if (PyErr_Occurred() != nullptr) throw py::error_already_set();
   }
-  Scratch scratch = new_scratch(dtype, rows);
-  const int64_t divisor = reduction == Reduction::mean ? std::max<int64_t>(count, 1) : 1;
-  dtype == Dtype::f32 ? fill_rows<float>(scratch.data, each, value, N, divisor)
-                      : fill_rows<double>(scratch.data, each, value, N, divisor);
+  Count count(execution);
+  args.count = count.data();
+  run(backend::reduce_losses,
+      ReduceLossesArgs{dtype, N, nullptr, targets, ignore_index, reduction, nullptr, count.data()}, execution);
+  Scratch scratch = new_scratch(dtype, rows, execution);
+  args.rows = scratch.data;
+  run(backend::spread_gradient, args, execution);
   return scratch;
 }
 
 // -- softmax cross-entropy --------------------------------------------------------------------------------------
 
 py::tuple cross_entropy_forward(py::handle logits, py::handle targets, py::handle ignore_index, py::handle reduction,
-                                const cpu::Execution& execution) {
-  Inputs inputs;
+                                const Execution& execution) {
+  Inputs inputs(execution);
   CrossEntropyArgs args{};
   const Rows rows = read_rows(inputs, "logits", "(..., V)", logits);
   args.dtype = inputs.dtype();
@@ -217,21 +204,21 @@ py::tuple cross_entropy_forward(py::handle logits, py::handle targets, py::handl
   args.logits = rows.data;
   args.ignore_index = read_int64("ignore_index", ignore_index);
   const Reduction how = read_reduction("reduction", reduction);
-  const Targets labels = read_targets(inputs, "targets", targets, rows.shape("(...)"), args.V, args.ignore_index);
-  args.targets = labels.values.get();
-  Losses losses(args.dtype, rows.shape("(...)"), args.N, how);
+  const Integers labels = read_targets(inputs, "targets", targets, rows.shape("(...)"), args.V, args.ignore_index);
+  args.targets = labels.data();
+  Losses losses(args.dtype, rows.shape("(...)"), args.N, args.targets, args.ignore_index, how, execution);
   args.loss = losses.rows();
-  args.lse = losses.lse.mutable_data();
+  args.lse = losses.lse();
   if (args.V == 0) {
     losses.clear();
   } else {
-    without_gil([&] { cpu::cross_entropy_forward(args, execution); });
+    run(backend::cross_entropy_forward, args, execution);
   }
-  return losses.finish(labels.count);
+  return losses.finish();
 }
 
-py::object cross_entropy_backward(py::handle dloss, py::handle saved, const cpu::Execution& execution) {
-  Inputs inputs;
+py::object cross_entropy_backward(py::handle dloss, py::handle saved, const Execution& execution) {
+  Inputs inputs(execution);
   CrossEntropyBackwardArgs args{};
   const Rows rows = read_rows(inputs, {"saved.", "logits"}, "(..., V)", saved.attr("logits"));
   args.dtype = inputs.dtype();
@@ -241,23 +228,23 @@ py::object cross_entropy_backward(py::handle dloss, py::handle saved, const cpu:
   args.ignore_index = read_int64({"saved.", "ignore_index"}, saved.attr("ignore_index"));
   const Reduction how = read_reduction({"saved.", "reduction"}, saved.attr("reduction"));
   const Shape each = rows.shape("(...)");
-  const Targets labels =
+  const Integers labels =
       read_targets(inputs, {"saved.", "targets"}, saved.attr("targets"), each, args.V, args.ignore_index);
-  args.targets = labels.values.get();
+  args.targets = labels.data();
   args.lse = inputs.wide({"saved.", "lse"}, saved.attr("lse"), each);
-  const Scratch scale = read_dloss(inputs, dloss, each, args.N, how, labels.count);
+  const Scratch scale = read_dloss(inputs, dloss, each, args.N, args.targets, args.ignore_index, how);
   args.dloss = scale.data;
-  py::array dlogits = new_array(args.dtype, rows.shape("(..., V)", args.V));
-  args.dlogits = dlogits.mutable_data();
-  if (args.V > 0) without_gil([&] { cpu::cross_entropy_backward(args, execution); });
-  return std::move(dlogits);
+  const Array dlogits = new_array(args.dtype, rows.shape("(..., V)", args.V), execution);
+  args.dlogits = data_of(dlogits);
+  if (args.V > 0) run(backend::cross_entropy_backward, args, execution);
+  return object_of(dlogits);
 }
 
 // -- both together ----------------------------------------------------------------------------------------------
 
 py::tuple linear_cross_entropy_forward(py::handle h, py::handle w, py::handle b, py::handle targets,
-                                       py::handle ignore_index, py::handle reduction, const cpu::Execution& execution) {
-  Inputs inputs;
+                                       py::handle ignore_index, py::handle reduction, const Execution& execution) {
+  Inputs inputs(execution);
   LinearCrossEntropyArgs args{};
   const Rows rows = read_rows(inputs, "h", "(..., H)", h);
   args.dtype = inputs.dtype();
@@ -268,22 +255,22 @@ py::tuple linear_cross_entropy_forward(py::handle h, py::handle w, py::handle b,
   args.b = inputs.optional("b", b, Shape("(V)", {args.V}));
   args.ignore_index = read_int64("ignore_index", ignore_index);
   const Reduction how = read_reduction("reduction", reduction);
-  const Targets labels = read_targets(inputs, "targets", targets, rows.shape("(...)"), args.V, args.ignore_index);
-  args.targets = labels.values.get();
-  Losses losses(args.dtype, rows.shape("(...)"), args.N, how);
+  const Integers labels = read_targets(inputs, "targets", targets, rows.shape("(...)"), args.V, args.ignore_index);
+  args.targets = labels.data();
+  Losses losses(args.dtype, rows.shape("(...)"), args.N, args.targets, args.ignore_index, how, execution);
   args.loss = losses.rows();
-  args.lse = losses.lse.mutable_data();
+  args.lse = losses.lse();
   if (args.V == 0) {
     losses.clear();
   } else {
-    without_gil([&] { cpu::linear_cross_entropy_forward(args, execution); });
+    run(backend::linear_cross_entropy_forward, args, execution);
   }
-  return losses.finish(labels.count);
+  return losses.finish();
 }
 
 py::tuple linear_cross_entropy_backward(py::handle dloss, py::handle saved, int needs, py::handle out,
-                                        py::handle accumulate, const cpu::Execution& execution) {
-  Inputs inputs;
+                                        py::handle accumulate, const Execution& execution) {
+  Inputs inputs(execution);
   LinearCrossEntropyBackwardArgs args{};
   const Rows rows = read_rows(inputs, {"saved.", "h"}, "(..., H)", saved.attr("h"));
   args.dtype = inputs.dtype();
@@ -295,11 +282,11 @@ py::tuple linear_cross_entropy_backward(py::handle dloss, py::handle saved, int 
   args.ignore_index = read_int64({"saved.", "ignore_index"}, saved.attr("ignore_index"));
   const Reduction how = read_reduction({"saved.", "reduction"}, saved.attr("reduction"));
   const Shape each = rows.shape("(...)");
-  const Targets labels =
+  const Integers labels =
       read_targets(inputs, {"saved.", "targets"}, saved.attr("targets"), each, args.V, args.ignore_index);
-  args.targets = labels.values.get();
+  args.targets = labels.data();
   args.lse = inputs.wide({"saved.", "lse"}, saved.attr("lse"), each);
-  const Scratch scale = read_dloss(inputs, dloss, each, args.N, how, labels.count);
+  const Scratch scale = read_dloss(inputs, dloss, each, args.N, args.targets, args.ignore_index, how);
   args.dloss = scale.data;
   args.accumulate = read_bool("accumulate", accumulate);
 
@@ -309,9 +296,9 @@ py::tuple linear_cross_entropy_backward(py::handle dloss, py::handle saved, int 
   const py::object of_w = gradients.add(true, dw, "dw", Shape("(V, H)", {args.V, args.H}), args.dw);
   const py::object of_b = gradients.add(args.b != nullptr, db, "db", Shape("(V)", {args.V}), args.db);
   if (args.V > 0) {
-    without_gil([&] { cpu::linear_cross_entropy_backward(args, execution); });
+    run(backend::linear_cross_entropy_backward, args, execution);
   } else if (args.dh != nullptr && !args.accumulate) {
-    std::memset(args.dh, 0, to_size(args.N * args.H) * size_of(args.dtype));
+    zero(args.dh, to_size(args.N * args.H) * size_of(args.dtype), execution);
   }
   outputs.finish();
   return py::make_tuple(of_h, of_w, of_b);

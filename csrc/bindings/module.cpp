@@ -7,5 +7,6 @@ PYBIND11_MODULE(_core, module, pybind11::multiple_interpreters::not_supported())
   module.attr("__version__") = RNNKERNELS_VERSION;
   rnnkernels::bindings::bind_execution(module);
   rnnkernels::bindings::bind_recurrent(module);
+  rnnkernels::bindings::bind_packed(module);
   rnnkernels::bindings::bind_heads(module);
 }

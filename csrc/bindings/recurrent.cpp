@@ -1,9 +1,8 @@
-// Forward and backward of a stack of recurrent layers, and packs of one: results allocated, kernel run, results handed over.
+// Forward and backward of a stack of recurrent layers: results allocated, kernel run, results handed over.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 
-#include "../cpu/dispatch.h"
 #include "bindings.h"
 #include "call.h"
 
@@ -24,9 +23,9 @@ void copy_state(const Call& call, void* to, const void* from, Dtype dtype) {
   if (to == nullptr) return;
   const std::size_t bytes = call.state().bytes(size_of(dtype));
   if (from != nullptr) {
-    std::memcpy(to, from, bytes);
+    copy(to, from, bytes, call.execution());
   } else {
-    std::memset(to, 0, bytes);
+    zero(to, bytes, call.execution());
   }
 }
 
@@ -37,15 +36,15 @@ struct Between {
     const Shape shape = call.sequence("(T, B, D*H)", call.width());
     for (int l = 0; l + 1 < call.problem.layers; ++l) {
       if (save) {
-        arrays.push_back(new_array(call.problem.dtype, shape));
-        data.push_back(arrays.back().mutable_data());
+        arrays.push_back(new_array(call.problem.dtype, shape, call.execution()));
+        data.push_back(data_of(arrays.back()));
       } else {
-        if (l < 2) buffers[to_size(l)] = new_scratch(call.problem.dtype, shape);
+        if (l < 2) buffers[to_size(l)] = new_scratch(call.problem.dtype, shape, call.execution());
         data.push_back(buffers[to_size(l % 2)].data);
       }
     }
   }
-  std::vector<py::array> arrays;
+  std::vector<Array> arrays;
   std::array<Scratch, 2> buffers;
   std::vector<void*> data;
 };
@@ -57,13 +56,13 @@ py::tuple make_saved(const Call& call, const Between& between, std::vector<Layer
   const Shape gates("(T, B, gates*H)", {p.T, p.B, call.cell.saved_gates * p.H});
   const auto keep = [&](bool wanted, const Shape& shape, Dtype dtype, void*& data) -> py::object {
     if (!wanted) return py::none();
-    py::array array = new_array(dtype, shape);
-    data = array.mutable_data();
-    return std::move(array);
+    const Array array = new_array(dtype, shape, call.execution());
+    data = data_of(array);
+    return object_of(array);
   };
   py::tuple result(p.layers);
   for (int l = 0; l < p.layers; ++l) {
-    const py::array& x = l == 0 ? call.x : between.arrays[to_size(l - 1)];
+    const py::object x = object_of(l == 0 ? call.x : between.arrays[to_size(l - 1)]);
     py::tuple directions(p.directions);
     for (int d = 0; d < p.directions; ++d) {
       LayerForward& layer = layers[to_size(l * p.directions + d)];
@@ -77,13 +76,10 @@ py::tuple make_saved(const Call& call, const Between& between, std::vector<Layer
   return result;
 }
 
-struct ForwardResult {
-  py::object y, h_n, c_n = py::none(), saved = py::none();
-};
+}  // namespace
 
-// Everything of `call` has been read but the states; a call of a pack has no weights.
 ForwardResult run_forward(Call& call, const std::vector<Weights>& weights, const PackedStack* packed, py::handle h0,
-                          py::handle c0, bool save, py::handle out, const cpu::Execution& execution) {
+                          py::handle c0, bool save, py::handle out) {
   const Problem& p = call.problem;
   const void* first_h = call.inputs.optional(call.state_name("h0", "hx", "[0]"), h0, call.state());
   const void* first_c = call.inputs.optional_wide(call.state_name("c0", "hx", "[1]"), c0, call.state());
@@ -114,7 +110,7 @@ ForwardResult run_forward(Call& call, const std::vector<Weights>& weights, const
     copy_state(call, last_c.data, first_c, computed_in(p.dtype));
   } else {
     const ForwardArgs args{p, call.dense_x, layers.data(), between.data.data(), packed};
-    without_gil([&] { cpu::forward(args, execution); });
+    run(backend::forward, args, call.execution());
   }
   outputs.finish();
   result.y = y.array;
@@ -123,10 +119,12 @@ ForwardResult run_forward(Call& call, const std::vector<Weights>& weights, const
   return result;
 }
 
+namespace {
+
 py::tuple forward(py::handle kind, bool single, py::handle x, py::handle params, py::handle h0, py::handle c0,
                   py::handle lengths, py::handle reverse, double dropout, uint64_t dropout_key, py::handle save,
-                  py::handle out, const cpu::Execution& execution) {
-  Call call(read_kind(kind), single);
+                  py::handle out, const Execution& execution) {
+  Call call(read_kind(kind), single, execution);
   Problem& p = call.problem;
   read_x(call, "x", x);
   const std::vector<Weights> weights = read_params(call, params);
@@ -135,7 +133,7 @@ py::tuple forward(py::handle kind, bool single, py::handle x, py::handle params,
   p.dropout = dropout;
   p.dropout_key = dropout_key;
   read_lengths_and_ids(call, {"", -1, -1}, lengths);
-  const ForwardResult r = run_forward(call, weights, nullptr, h0, c0, read_bool("save", save), out, execution);
+  const ForwardResult r = run_forward(call, weights, nullptr, h0, c0, read_bool("save", save), out);
   return py::make_tuple(r.y, r.h_n, r.c_n, call.lengths, r.saved);
 }
 
@@ -160,8 +158,10 @@ void check_same_lengths(Call& call, const Name& name, py::handle lengths) {
   const py::object own = read_lengths(call.inputs, name, lengths, p.T, p.B);
   bool same = own.is_none() == call.lengths.is_none();
   if (same && !own.is_none()) {
-    const auto* values = static_cast<const int64_t*>(py::reinterpret_borrow<py::array>(own).data());
-    same = std::equal(values, values + p.B, p.lengths);
+    const auto values = [](const py::object& array) {
+      return static_cast<const int64_t*>(data_of(py::reinterpret_borrow<py::array>(array)));
+    };
+    same = std::equal(values(own), values(own) + p.B, values(call.lengths));
   }
   if (!same) bad_value(name, "the lengths of the first layer", "others");
 }
@@ -259,21 +259,21 @@ class Gradients {
 void empty_backward(const Call& call, const BackwardArgs& args) {
   const Problem& p = call.problem;
   const std::size_t itemsize = size_of(p.dtype), GH = to_size(call.cell.gates * p.H);
-  const auto zero = [&](void* data, std::size_t count) {
-    if (data != nullptr && !args.accumulate) std::memset(data, 0, count * itemsize);
+  const auto clear = [&](void* data, std::size_t count) {
+    if (data != nullptr && !args.accumulate) zero(data, count * itemsize, call.execution());
   };
   const auto hand_through = [&](void* to, const void* from, Dtype dtype) {
     if (to == nullptr) return;
-    if (!args.accumulate) std::memset(to, 0, to_size(p.B * p.H) * size_of(dtype));
-    if (from != nullptr) cpu::add(dtype, to, from, p.B * p.H);
+    if (!args.accumulate) zero(to, to_size(p.B * p.H) * size_of(dtype), call.execution());
+    if (from != nullptr) add(dtype, to, from, p.B * p.H, call.execution());
   };
-  zero(args.dx, to_size(p.T * p.B * p.I));
+  clear(args.dx, to_size(p.T * p.B * p.I));
   for (int k = 0; k < call.count(); ++k) {
     const LayerBackward& layer = args.layer[k];
-    zero(layer.dw_ih, GH * to_size(k < p.directions ? p.I : call.width()));
-    zero(layer.dw_hh, GH * to_size(p.H));
-    zero(layer.db_ih, GH * to_size(layer.weights.b_ih_per_sequence ? p.B : 1));
-    zero(layer.db_hh, GH);
+    clear(layer.dw_ih, GH * to_size(k < p.directions ? p.I : call.width()));
+    clear(layer.dw_hh, GH * to_size(p.H));
+    clear(layer.db_ih, GH * to_size(layer.weights.b_ih_per_sequence ? p.B : 1));
+    clear(layer.db_hh, GH);
     hand_through(layer.dh0, layer.dh_n, p.dtype);
     hand_through(layer.dc0, layer.dc_n, computed_in(p.dtype));
   }
@@ -297,8 +297,8 @@ std::vector<LayerBackward> read_layers(Call& call, py::handle saved, std::vector
 // Returns dx, the tuples [layer][direction] of (dw_ih, dw_hh, db_ih, db_hh), dh0 and dc0.
 py::tuple backward(py::handle kind, bool single, py::handle dy, py::handle saved, py::handle dh_n, py::handle dc_n,
                    double dropout, uint64_t dropout_key, int needs, py::handle out, py::handle accumulate,
-                   const cpu::Execution& execution) {
-  Call call(read_kind(kind), single);
+                   const Execution& execution) {
+  Call call(read_kind(kind), single, execution);
   Problem& p = call.problem;
   std::vector<const void*> xs;
   std::vector<LayerBackward> layers = read_layers(call, saved, xs);
@@ -333,107 +333,17 @@ py::tuple backward(py::handle kind, bool single, py::handle dy, py::handle saved
   if (call.empty()) {
     empty_backward(call, args);
   } else {
-    without_gil([&] { cpu::backward(args, execution); });
+    run(backend::backward, args, execution);
   }
   outputs.finish();
   return py::make_tuple(of_x.array, of_weights, of_h0.array, of_c0.array);
 }
-
-// -- packs ------------------------------------------------------------------------------------------------------
-
-// Whether weights are to be rounded to 8 bits.
-bool read_weight_dtype(py::handle value, Dtype dtype) {
-  if (value.is_none()) return false;
-  const std::string got = py::repr(value).cast<std::string>();
-  if (!PyUnicode_Check(value.ptr()) || got != "'int8'") bad_value("weight_dtype", "None or 'int8'", got);
-  if (dtype != Dtype::f32) bad_value("weight_dtype", std::string("None for weights of ") + name_of(dtype), got);
-  return true;
-}
-
-// What int8 can hold: finite rows of so many columns.
-void check_int8(const Name& name, const void* matrix, int64_t rows, int64_t columns) {
-  if (columns > cpu::most_int8_columns) {
-    bad_value(name, "at most " + std::to_string(cpu::most_int8_columns) + " columns for int8", std::to_string(columns));
-  }
-  const float* values = static_cast<const float*>(matrix);
-  for (int64_t i = 0; i < rows * columns; ++i) {
-    if (std::isfinite(values[i])) continue;
-    bad_value(name, "finite values for int8",
-              (std::isnan(values[i]) ? "NaN in row " : "infinity in row ") + std::to_string(i / columns));
-  }
-}
-
-// A stack's weights packed once for one ISA, for inference.  Never changes; holds no array of the user's.
-class Packed {
- public:
-  Packed(py::handle kind, py::handle params, py::handle weight_dtype, const cpu::Execution& execution)
-      : isa_(execution.isa) {
-    Call call(read_kind(kind), false);
-    const std::vector<Weights> weights = read_params(call, params);
-    problem_ = call.problem;
-    problem_.dtype = call.inputs.dtype();
-    problem_.B = 1;
-    int8_ = read_weight_dtype(weight_dtype, problem_.dtype);
-    for (int k = 0; int8_ && k < call.count(); ++k) {
-      const Place place{"params", k / problem_.directions, k % problem_.directions};
-      const int64_t rows = call.cell.gates * problem_.H;
-      check_int8(place("w_ih"), weights[to_size(k)].w_ih, rows, place.layer ? call.width() : problem_.I);
-      check_int8(place("w_hh"), weights[to_size(k)].w_hh, rows, problem_.H);
-    }
-    if (problem_.H == 0) return;
-    call.problem = problem_;
-    check_sizes(call);
-    without_gil([&] { packed_.reset(cpu::pack_stack(problem_, weights.data(), int8_, execution)); });
-  }
-
-  // (y, h_n, c_n) of sequences, or of one step, in which x, y and ids have no axis of time.
-  py::tuple run(py::handle x, py::handle h0, py::handle c0, py::handle lengths, bool step,
-                const cpu::Execution& execution) const {
-    Call call(problem_.cell, false);
-    call.problem = problem_;
-    call.step = step;
-    call.inputs.lead(problem_.dtype, "the packed weights");
-    call.has_dtype = true;
-    if (step && problem_.directions == 2) throw py::value_error("step: expected a pack of 1 direction, got one of 2");
-    read_x(call, "x", x);
-    read_lengths_and_ids(call, {"", -1, -1}, lengths);
-    const cpu::Execution as_packed{isa_, execution.num_threads};
-    const ForwardResult r = run_forward(call, {}, packed_.get(), h0, c0, false, py::none(), as_packed);
-    return py::make_tuple(r.y, r.h_n, r.c_n);
-  }
-
-  py::dict description() const {
-    py::dict d;
-    d["kind"] = traits(problem_.cell).name;
-    d["input_size"] = problem_.I;
-    d["hidden_size"] = problem_.H;
-    d["num_layers"] = problem_.layers;
-    d["directions"] = problem_.directions;
-    d["dtype"] = name_of(problem_.dtype);
-    d["weight_dtype"] = int8_ ? "int8" : name_of(problem_.dtype);
-    d["isa"] = cpu::isa_name(isa_);
-    return d;
-  }
-
- private:
-  struct Free {
-    void operator()(PackedStack* packed) const { cpu::free_packed(packed); }
-  };
-  Problem problem_{};
-  Isa isa_;
-  bool int8_;
-  std::unique_ptr<PackedStack, Free> packed_;  // null without hidden units
-};
 
 }  // namespace
 
 void bind_recurrent(py::module_& module) {
   module.def("forward", &forward);
   module.def("backward", &backward);
-  py::class_<Packed>(module, "Packed", py::is_final())
-      .def(py::init<py::handle, py::handle, py::handle, const cpu::Execution&>())
-      .def("run", &Packed::run)
-      .def("description", &Packed::description);
 }
 
 }  // namespace rnnkernels::bindings

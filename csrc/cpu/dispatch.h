@@ -5,16 +5,9 @@
 #include <cstddef>
 #include <vector>
 
-#include "../api.h"
+#include "../traits.h"
 
 namespace rnnkernels {
-
-const CellTraits& traits(Cell cell);
-
-bool is_half(Dtype dtype);       // bf16 or f16
-Dtype computed_in(Dtype dtype);  // f32 for those, and for c, gradients of c, losses and log-sum-exps; else itself
-std::size_t size_of(Dtype dtype);
-const char* name_of(Dtype dtype);  // "bfloat16"
 
 namespace cpu {
 
@@ -48,6 +41,8 @@ void cross_entropy_forward(const CrossEntropyArgs& args, const Execution& execut
 void cross_entropy_backward(const CrossEntropyBackwardArgs& args, const Execution& execution);
 void linear_cross_entropy_forward(const LinearCrossEntropyArgs& args, const Execution& execution);
 void linear_cross_entropy_backward(const LinearCrossEntropyBackwardArgs& args, const Execution& execution);
+void reduce_losses(const ReduceLossesArgs& args, const Execution& execution);  // in float64, in the order of rows
+void spread_gradient(const SpreadGradientArgs& args, const Execution& execution);
 
 const std::vector<KernelInfo>& kernels();  // every kernel in this build, best ISA first
 const char* isa_name(Isa isa);

@@ -217,18 +217,21 @@ __global__ void __launch_bounds__(array_threads) add_products(Real* dw, int64_t 
 
 // ---- token ids
 
-// xg of ids: the product with a one-hot x is a column of w_ih.
+// xg of ids: the product with a one-hot x is a column of w_ih. Nobody can look at ids before a call without waiting for the
+// device; one out of [0, I) gives NaN.
 template <class T>
 __global__ void __launch_bounds__(array_threads)
     gather_inputs(Wide<T>* xg, Biases<T> biases, const T* w_ih, int64_t row_stride, int64_t column_stride,
-                  const int64_t* ids, int64_t first_step, int64_t rows, Sequences sequences) {
+                  const int64_t* ids, int64_t I, int64_t first_step, int64_t rows, Sequences sequences) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * array_threads + threadIdx.x;
   const int64_t row = i / biases.rows, j = i % biases.rows;
   if (row >= rows) return;
   const ChunkRow at(sequences, first_step, static_cast<uint32_t>(row));
   if (!at.runs) return;  // whatever stands there is not read
   const int64_t id = ids[at.row];
-  xg[i] = biases.at(j, static_cast<uint32_t>(row)) + widen(w_ih[j * row_stride + id * column_stride]);
+  const bool known = id >= 0 && id < I;
+  const Wide<T> column = known ? widen(w_ih[j * row_stride + id * column_stride]) : static_cast<Wide<T>>(NAN);
+  xg[i] = biases.at(j, static_cast<uint32_t>(row)) + column;
 }
 
 // dw (I, G*H), the transpose, += rows of d whose id it is, in ascending order. A block has one id and a thread for each of so

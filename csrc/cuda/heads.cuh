@@ -7,12 +7,16 @@
 
 namespace rnnkernels::cuda {
 
-// What each row is compared with.
+// What each row is compared with. As with ids, nobody can look at them before a call: one that is neither a class nor ignored
+// makes the loss of its row NaN, and the gradient.
 struct Targets {
   const int64_t* class_of_row;  // in [0, V), or ignore_index
   int64_t ignore_index;
 
   __device__ __forceinline__ bool ignores(int64_t row) const { return class_of_row[row] == ignore_index; }
+  __device__ __forceinline__ bool known(int64_t row, int64_t classes) const {
+    return class_of_row[row] >= 0 && class_of_row[row] < classes;
+  }
 };
 
 // Rows of h that have a target: whatever an ignored one holds is not read.
@@ -63,7 +67,8 @@ __global__ void __launch_bounds__(array_threads)
   if (threadIdx.x) return;
   const Real of_row = greatest + logarithm(sum);
   lse[n] = of_row;
-  loss[n] = targets.ignores(n) ? 0 : of_row - widen(row[targets.class_of_row[n]]);
+  const Real of_target = targets.known(n, columns) ? widen(row[targets.class_of_row[n]]) : static_cast<Real>(NAN);
+  loss[n] = targets.ignores(n) ? 0 : of_row - of_target;
 }
 
 // dlogits = dloss (exp(logits - lse) - onehot(target)), exact zeros where the target is ignored; they may stand where the
@@ -79,8 +84,43 @@ __global__ void __launch_bounds__(array_threads)
   if (!targets.ignores(n)) {
     d = dloss[n] * exp(Lane<Real>(widen(logits[n * stride + v]) - lse[n])).v;
     if (v == targets.class_of_row[n]) d -= dloss[n];
+    if (!targets.known(n, columns)) d = static_cast<Real>(NAN);
   }
   narrow(d, dlogits[n * to_stride + v]);
+}
+
+// ---- what a loss is of the losses of rows
+
+// Of all rows by one block: how many have a target, and the sum of their losses, in double whatever they are.
+template <class Real>
+__global__ void __launch_bounds__(array_threads)
+    reduce_losses(const Real* losses, Targets targets, int64_t N, bool mean, Real* loss, int64_t* count) {
+  SharedMemory memory;
+  double* sums = memory.take<double>(array_warps);
+  int64_t* counts = memory.take<int64_t>(array_warps);
+  double sum = 0;
+  int64_t with_target = 0;
+  for (int64_t n = threadIdx.x; n < N; n += array_threads) {
+    if (targets.ignores(n)) continue;
+    ++with_target;
+    if (losses) sum += static_cast<double>(losses[n]);
+  }
+  sum = reduce_block(sum, sums, [](double a, double b) { return a + b; });
+  with_target = reduce_block(with_target, counts, [](int64_t a, int64_t b) { return a + b; });
+  if (threadIdx.x) return;
+  *count = with_target;
+  if (loss) *loss = static_cast<Real>(mean ? sum / static_cast<double>(with_target) : sum);
+}
+
+// What each row's own loss has for a gradient, from that of the loss: `each` of the rows, or `one` of all, or a value.
+template <class Real>
+__global__ void __launch_bounds__(array_threads)
+    spread_gradient(Real* rows, const Real* each, const Real* one, double value, const int64_t* count, int64_t N) {
+  const int64_t n = static_cast<int64_t>(blockIdx.x) * array_threads + threadIdx.x;
+  if (n >= N) return;
+  const Real d = each ? each[n] : one ? *one : static_cast<Real>(value);
+  const int64_t divisor = count && *count > 1 ? *count : 1;  // count: for a mean
+  rows[n] = d / static_cast<Real>(divisor);
 }
 
 // A product's result with a bias: y[n][m].

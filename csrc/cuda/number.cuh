@@ -99,7 +99,8 @@ template <class Kind>
 struct Mma {
   using Element = typename Kind::Element;
   using Sum = float;
-  static constexpr int blocks_at_once = shared_kib < 220 ? 1 : 2;  // large tiles take 110 KiB a block
+  // Large tiles take 110 KiB a block; two parts take the registers of two.
+  static constexpr int blocks_at_once = shared_kib < 220 || Kind::column_parts > 1 ? 1 : 2;
 
   template <int groups, int tiles>
   static __device__ __forceinline__ void multiply(Sum (&sum)[groups][tiles][4], const uint32_t* a, const uint32_t* b) {
@@ -118,9 +119,14 @@ struct Mma {
         for (int i = 0; i < 4; ++i) rows[group][i] = Kind::operand(rows[group][i]);
       }
 #pragma unroll
-      for (int group = 0; group < groups; ++group)
+      for (int part = Kind::column_parts - 1; part >= 0; --part) {
 #pragma unroll
-        for (int tile = 0; tile < tiles; ++tile) Kind::mma(sum[group][tile], rows[group], columns[tile]);
+        for (int tile = 0; tile < tiles; ++tile) {
+          const uint32_t column[2] = {Kind::column(columns[tile][0], part), Kind::column(columns[tile][1], part)};
+#pragma unroll
+          for (int group = 0; group < groups; ++group) Kind::mma(sum[group][tile], rows[group], column);
+        }
+      }
     }
   }
 
@@ -134,7 +140,7 @@ struct Mma {
       for (int tile = 0; tile < tiles; ++tile)
 #pragma unroll
         for (int half = 0; half < 2; ++half)
-          columns[tile][half] = Kind::operand(b[(tile * 8 + place.row) * row_words + half * 4 + place.pair]);
+          columns[tile][half] = b[(tile * 8 + place.row) * row_words + half * 4 + place.pair];
     } else {
       const uint32_t* row = b + (place.lane / 16 * 8 + place.lane % 8) * row_words + place.lane / 8 % 2 * 4;
 #pragma unroll
@@ -142,29 +148,44 @@ struct Mma {
         uint32_t matrices[4];
         load_matrix_x4(matrices, row + tile * 8 * row_words);
 #pragma unroll
-        for (int i = 0; i < 4; ++i) columns[tile + i / 2][i % 2] = Kind::operand(matrices[i]);
+        for (int i = 0; i < 4; ++i) columns[tile + i / 2][i % 2] = matrices[i];
       }
     }
   }
 };
 
-struct KindBf16 {
-  using Element = Bf16;
+// A kind of mma: how words of a's rows become its operands, and those of b's columns, of which there may be several whose sum is
+// multiplied, the least first.
+template <class E>
+struct AsStored {
+  using Element = E;
+  static constexpr int column_parts = 1;
   static __device__ __forceinline__ uint32_t operand(uint32_t word) { return word; }
+  static __device__ __forceinline__ uint32_t column(uint32_t word, int) { return word; }
+};
+struct KindBf16 : AsStored<Bf16> {
   static __device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
     mma_bf16(d, a, b);
   }
 };
-struct KindF16 {
-  using Element = F16;
-  static __device__ __forceinline__ uint32_t operand(uint32_t word) { return word; }
+struct KindF16 : AsStored<F16> {
   static __device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
     mma_f16(d, a, b);
   }
 };
+
+// Float32 rounded to tf32; with two parts of b, what the first has lost is the second.
+template <int parts>
 struct KindTf32 {
   using Element = float;
+  static constexpr int column_parts = parts;
   static __device__ __forceinline__ uint32_t operand(uint32_t word) { return to_tf32(__uint_as_float(word)); }
+  static __device__ __forceinline__ uint32_t column(uint32_t word, int part) {
+    const uint32_t first = operand(word);
+    if (part == 0) return first;
+    const float lost = __uint_as_float(word) - __uint_as_float(first);
+    return lost == lost ? to_tf32(lost) : 0;  // of infinity nothing is lost
+  }
   static __device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
     mma_tf32(d, a, b);
   }
@@ -172,7 +193,8 @@ struct KindTf32 {
 
 // ---- what a call may be in. Gradients of 16-bit numbers are float32 until they are stored, and their products tf32, in which
 // weights and activations of 16 bits are exact: rounding gradients to bfloat16 would cost more than its budget, and float16
-// lacks their range
+// lacks their range. They are the columns of every product of a backward pass. tf32 has as many bits as float16, whose gradients
+// are taken in two parts: terms may cancel, which leaves a rounding of one part of them larger than the budget
 
 template <class Storage, class ForwardMath, class BackwardMath>
 struct Number {
@@ -184,8 +206,8 @@ struct Number {
 
 using NumberF64 = Number<double, Fma<double>, Fma<double>>;
 using NumberF32 = Number<float, Fma<float>, Fma<float>>;
-using NumberTf32 = Number<float, Mma<KindTf32>, Mma<KindTf32>>;
-using NumberBf16 = Number<Bf16, Mma<KindBf16>, Mma<KindTf32>>;
-using NumberF16 = Number<F16, Mma<KindF16>, Mma<KindTf32>>;
+using NumberTf32 = Number<float, Mma<KindTf32<1>>, Mma<KindTf32<1>>>;
+using NumberBf16 = Number<Bf16, Mma<KindBf16>, Mma<KindTf32<1>>>;
+using NumberF16 = Number<F16, Mma<KindF16>, Mma<KindTf32<2>>>;
 
 }  // namespace rnnkernels::cuda

@@ -148,7 +148,7 @@ class StepwiseForward : StepwisePass<Number> {
                               w.b_ih_per_sequence};
     if (p_.ids) {
       this->queue("gather_inputs", this->blocks(rows * G_H, array_threads), array_threads, 0, gather_inputs<T>, xg,
-                  biases, static_cast<const T*>(w.w_ih), w.w_ih_row_stride, w.w_ih_col_stride, p_.ids, first, rows,
+                  biases, static_cast<const T*>(w.w_ih), w.w_ih_row_stride, w.w_ih_col_stride, p_.ids, I_, first, rows,
                   sequences_);
       return;
     }

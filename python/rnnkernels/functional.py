@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from . import _core
+from . import _core, cuda
 from .options import execution
 from .types import (
     Array,
@@ -380,8 +380,9 @@ def stack_forward(
     key = _key(dropout, rng)
     h0, c0 = _states("hx", kind, hx)
     rate = 0.0 if key is None else float(dropout)
-    y, h_n, c_n, steps, kept = _core.forward(
-        kind, False, x, params, h0, c0, lengths, False, rate, key or 0, save, None, execution()
+    module, how = _backend(x)
+    y, h_n, c_n, steps, kept = module.forward(
+        kind, False, x, params, h0, c0, lengths, False, rate, key or 0, save, None, how
     )
     last = h_n if c_n is None else (h_n, c_n)
     if kept is None:
@@ -435,7 +436,9 @@ def stack_backward(
     wants_x, wants_h, wants_params = bits & 1, bits >> 1 & 1, bits >> 2 & 1
     key = None if saved.key is None else _key(saved.dropout, saved.key)
     rate = 0.0 if key is None else float(saved.dropout)
-    dx, params, dh0, dc0 = _core.backward(
+    cells = [cell for directions in saved.layers for cell in directions]
+    module, how = _backend(cells[0].x if cells else None)
+    dx, params, dh0, dc0 = module.backward(
         kind,
         False,
         dy,
@@ -446,7 +449,7 @@ def stack_backward(
         wants_x | wants_params * 0b0011110 | wants_h * 0b1100000,
         None,
         False,
-        execution(),
+        how,
     )
     dfirst: Any = dh0 if dc0 is None else (dh0, dc0)
     return StackGrads(dx, dfirst if wants_h else None, params if wants_params else None)
@@ -569,7 +572,8 @@ def linear_forward(
     TypeError
         For what is no NumPy array (or a masked one), or of another dtype or byte order.
     """
-    y = _core.linear_forward(x, w, b, _given(out, LinearForward), execution())
+    module, how = _backend(x)
+    y = module.linear_forward(x, w, b, _given(out, LinearForward), how)
     return LinearForward(y, LinearSaved(x, w, b is not None) if save else None)
 
 
@@ -604,7 +608,8 @@ def linear_backward(
     """
     _check_saved("saved", saved, LinearSaved)
     bits, given = _needs(needs, LinearGrads._fields), _given(out, LinearGrads)
-    return LinearGrads(*_core.linear_backward(dy, saved, bits, given, accumulate, execution()))
+    module, how = _backend(saved.x)
+    return LinearGrads(*module.linear_backward(dy, saved, bits, given, accumulate, how))
 
 
 def softmax_cross_entropy_forward(
@@ -636,7 +641,8 @@ def softmax_cross_entropy_forward(
     TypeError
         For what is no NumPy array (or a masked one), or of another dtype or byte order.
     """
-    loss, lse, count = _core.cross_entropy_forward(logits, targets, ignore_index, reduction, execution())
+    module, how = _backend(logits)
+    loss, lse, count = module.cross_entropy_forward(logits, targets, ignore_index, reduction, how)
     return CrossEntropyForward(loss, CrossEntropySaved(logits, targets, ignore_index, reduction, lse, count))
 
 
@@ -665,7 +671,8 @@ def softmax_cross_entropy_backward(
         For a dloss of another dtype, or saved by another operation.
     """
     _check_saved("saved", saved, CrossEntropySaved)
-    return CrossEntropyGrads(_core.cross_entropy_backward(dloss, saved, execution()))
+    module, how = _backend(saved.logits)
+    return CrossEntropyGrads(module.cross_entropy_backward(dloss, saved, how))
 
 
 def linear_cross_entropy_forward(
@@ -698,9 +705,8 @@ def linear_cross_entropy_forward(
     TypeError
         For what is no NumPy array (or a masked one), or of another dtype or byte order.
     """
-    loss, lse, count = _core.linear_cross_entropy_forward(
-        h, w, b, targets, ignore_index, reduction, execution()
-    )
+    module, how = _backend(h)
+    loss, lse, count = module.linear_cross_entropy_forward(h, w, b, targets, ignore_index, reduction, how)
     saved = LinearCrossEntropySaved(h, w, b, targets, ignore_index, reduction, lse, count)
     return CrossEntropyForward(loss, saved)
 
@@ -735,14 +741,18 @@ def linear_cross_entropy_backward(
         As ``lstm_backward``.
     """
     _check_saved("saved", saved, LinearCrossEntropySaved)
-    fields = LinearCrossEntropyGrads._fields
-    grads = _core.linear_cross_entropy_backward(
-        dloss, saved, _needs(needs, fields), _given(out, LinearCrossEntropyGrads), accumulate, execution()
-    )
+    bits, given = _needs(needs, LinearCrossEntropyGrads._fields), _given(out, LinearCrossEntropyGrads)
+    module, how = _backend(saved.h)
+    grads = module.linear_cross_entropy_backward(dloss, saved, bits, given, accumulate, how)
     return LinearCrossEntropyGrads(*grads)
 
 
 # -- what they share ---------------------------------------------------------------------------------------
+
+
+def _backend(x: Any) -> tuple[Any, Any]:
+    """The extension module for a call whose first array is x, and how it runs."""
+    return (_core, execution()) if isinstance(x, np.ndarray) else cuda.backend(x)
 
 
 def _forward(
@@ -759,8 +769,9 @@ def _forward(
 ) -> tuple[Any, Any, Any, Any]:
     """Level 0: (y, h_n, c_n, saved)."""
     given = _given(out, result)
-    y, h_n, c_n, steps, kept = _core.forward(
-        kind, True, x, ((weights,),), h0, c0, lengths, reverse, 0.0, 0, save, given, execution()
+    module, how = _backend(x)
+    y, h_n, c_n, steps, kept = module.forward(
+        kind, True, x, ((weights,),), h0, c0, lengths, reverse, 0.0, 0, save, given, how
     )
     if kept is None:
         return y, h_n, c_n, None
@@ -799,8 +810,9 @@ def _backward(
 ) -> tuple[Any, ...]:
     """Level 0: (dx, dw_ih, dw_hh, db_ih, db_hh, dh0, dc0)."""
     bits, given = _needs(needs, result._fields), _given(out, result)
-    dx, ((weights,),), dh0, dc0 = _core.backward(
-        kind, True, dy, saved, dh_n, dc_n, 0.0, 0, bits, given, accumulate, execution()
+    module, how = _backend(saved.x)
+    dx, ((weights,),), dh0, dc0 = module.backward(
+        kind, True, dy, saved, dh_n, dc_n, 0.0, 0, bits, given, accumulate, how
     )
     return dx, *weights, dh0, dc0
 

@@ -1,4 +1,4 @@
-"""How kernels run: threads and instruction set, set for a block of code, for the process, or from outside.
+"""How kernels run: threads, instruction set, products; set for a block of code, the process, or from outside.
 
 What is set innermost wins: ``config``, then ``set_num_threads``, then the environment.  The one subtlety: a
 call reads one context variable and looks up the ``Execution`` made for it, so a choice costs next to nothing.
@@ -24,6 +24,7 @@ class _Choice(NamedTuple):
 
     num_threads: int | None = None
     isa: str | None = None
+    matmul: str | None = None
 
 
 _Nested: TypeAlias = tuple[_Choice, "_Nested | None"]  # a choice, and the one it is nested in
@@ -43,6 +44,9 @@ class config:
     isa
         "scalar", "avx2", "avx512", "avx512bf16" or "amx" (AVX-512 with other kernels for bfloat16), or
         "neon", which this CPU and build must have.
+    matmul
+        How products of float32 are taken on a GPU: "float32", exactly as everywhere, or "tf32", on tensor
+        cores, which read 10 bits of each fraction.  Of no effect on the CPU.
 
     Raises
     ------
@@ -56,17 +60,23 @@ class config:
     1
     """
 
-    def __init__(self, num_threads: int | None = None, isa: str | None = None) -> None:
+    def __init__(
+        self, num_threads: int | None = None, isa: str | None = None, matmul: str | None = None
+    ) -> None:
         self._choice = _Choice(
             None if num_threads is None else _check_num_threads("num_threads", num_threads),
             None if isa is None else _check_isa("isa", isa),
+            None if matmul is None else _check_matmul("matmul", matmul),
         )
 
     def __enter__(self) -> None:
         """Begin the block."""
         outer = _current.get()
-        num_threads, isa = self._choice.num_threads or outer[0].num_threads, self._choice.isa or outer[0].isa
-        _current.set((_Choice(num_threads, isa), outer))
+        own, around = self._choice, outer[0]
+        chosen = _Choice(
+            own.num_threads or around.num_threads, own.isa or around.isa, own.matmul or around.matmul
+        )
+        _current.set((chosen, outer))
 
     def __exit__(
         self,
@@ -147,6 +157,11 @@ def execution() -> _core.Execution:
         return made[choice]
 
 
+def matmul() -> str:
+    """How products of float32 are taken on a GPU in a call made here and now."""
+    return _current.get()[0].matmul or "float32"
+
+
 def _default_isa() -> str:
     name = os.environ.get("RNNKERNELS_ISA")
     return _check_isa("RNNKERNELS_ISA", name) if name else _core.best_isa()
@@ -183,6 +198,14 @@ def _check_isa(name: str, value: Any) -> str:
         raise TypeError(f"{name}: expected the name of an instruction set, got {type(value).__name__}")
     if value not in available:
         raise ValueError(f"{name}: expected one available here, of {', '.join(available)}, got {value!r}")
+    return value
+
+
+def _check_matmul(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: expected 'float32' or 'tf32', got {type(value).__name__}")
+    if value not in ("float32", "tf32"):
+        raise ValueError(f"{name}: expected 'float32' or 'tf32', got {value!r}")
     return value
 
 

@@ -1,4 +1,5 @@
-"""Builds programs of emulated kernels: plain, for AddressSanitizer with UBSan, for ThreadSanitizer.
+"""Builds programs of emulated kernels: plain, for AddressSanitizer with UBSan, for ThreadSanitizer; and the
+extension module _cuda on emulated kernels, which is for tests alone and in no wheel.
 
 `python tests/emu/programs.py zoo address` prints the path of the program.  Objects live in build/emu under a
 digest of all that may go into them, so that nothing is built twice and nothing stale is run.  EMU_JOBS
@@ -10,14 +11,21 @@ from __future__ import annotations
 import fcntl
 import functools
 import hashlib
+import importlib.machinery
+import importlib.util
 import os
+import re
 import shlex
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
+
+import pybind11
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILT = ROOT / "build" / "emu"
@@ -55,7 +63,7 @@ def may_use(source: Path) -> list[Path]:
     """The files that may go into the object of a source: the emulator knows no kernels."""
     folders = ["tests/emu/emulator"]
     if source not in EMULATOR:
-        folders += ["csrc/core", "csrc/cuda", "tests/cuda"]
+        folders += ["csrc/core", "csrc/cuda", "csrc/bindings" if source in BINDINGS else "tests/cuda"]
     files = (file for folder in folders for file in (ROOT / folder).rglob("*"))
     return [source, *sorted(file for file in files if file.suffix in {".h", ".cuh", ".inc"})]
 
@@ -104,6 +112,60 @@ class Program(NamedTuple):
     def path(self) -> Path:
         return BUILT / "-".join([self.name, self.build, *(d.removeprefix("-D") for d in self.definitions)])
 
+    def link(self) -> list[str]:
+        return LINK[self.build]
+
+
+NUMBERS = re.findall(
+    r"^RNNKERNELS_NUMBER\((\w+), (\w+)\)", (ROOT / "csrc/cuda/numbers.inc").read_text(), re.M
+)
+OF_CORE = {"cpu_backend", "execution", "module", "packed"}
+BINDINGS = sorted(file for file in (ROOT / "csrc" / "bindings").glob("*.cpp") if file.stem not in OF_CORE)
+INCLUDES = [pybind11.get_include(), sysconfig.get_paths()["include"]]
+
+
+class Module(NamedTuple):
+    """rnnkernels._cuda on emulated kernels."""
+
+    name: str = "_cuda_emulated"
+
+    def objects(self) -> list[Object]:
+        position = "-fPIC"
+        kernels, dispatch = (ROOT / "csrc" / "cuda" / f"{name}.cu" for name in ("kernels", "dispatch"))
+        bindings = (
+            position, "-O1", "-fvisibility=hidden", "-Wno-attributes", "-DRNNKERNELS_DEVICE_ARRAYS",
+            f"-DRNNKERNELS_MODULE={self.name}", '-DRNNKERNELS_CUDA_TARGETS="emulated"',
+            *(part for folder in INCLUDES for part in ("-isystem", folder)),
+        )  # fmt: skip
+        return [
+            *(
+                Object(
+                    kernels,
+                    (position, "-O1", f"-DRNNKERNELS_PASSES={name}", f"-DRNNKERNELS_TYPE={number}"),
+                )
+                for name, number in NUMBERS
+            ),
+            Object(dispatch, (position, "-O1")),
+            Object(ROOT / "csrc" / "traits.cpp", (position, "-O1")),
+            *(Object(source, bindings) for source in BINDINGS),
+            *(Object(source, (position, *HARDWARE)) for source in EMULATOR),
+            Object(ROOT / "tests" / "emu" / "module.cpp", (position, "-O1")),
+        ]
+
+    def path(self) -> Path:
+        return BUILT / f"{self.name}{importlib.machinery.EXTENSION_SUFFIXES[0]}"
+
+    def link(self) -> list[str]:
+        return ["-shared"]
+
+    def load(self) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(self.name, self.path())
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
 
 @functools.cache
 def missing() -> str:
@@ -120,7 +182,7 @@ def missing() -> str:
 
 
 @functools.cache
-def build(programs: tuple[Program, ...]) -> None:
+def build(programs: tuple[Program | Module, ...]) -> None:
     """Compiles what has changed, several objects at a time, and links."""
     BUILT.mkdir(parents=True, exist_ok=True)
     objects = list(dict.fromkeys(item for program in programs for item in program.objects()))
@@ -132,11 +194,11 @@ def build(programs: tuple[Program, ...]) -> None:
             parts = [compiled[item] for item in program.objects()]
             target = program.path()
             if not target.exists() or target.stat().st_mtime < max(part.stat().st_mtime for part in parts):
-                run_compiler([*COMPILER, *LINK[program.build], *map(str, parts), "-o", str(target)])
+                run_compiler([*COMPILER, *program.link(), *map(str, parts), "-o", str(target)])
 
 
 PORTABLE = Program("conformance", "plain", ("-DEMU_UCONTEXT",))  # fibers as on other processors than x86-64
-ALL = (*(Program(name, kind) for kind in BUILDS for name in PROGRAMS), PORTABLE)
+ALL = (*(Program(name, kind) for kind in BUILDS for name in PROGRAMS), PORTABLE, Module())
 
 if __name__ == "__main__":
     chosen = Program(sys.argv[1], sys.argv[2])
