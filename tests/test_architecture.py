@@ -180,7 +180,7 @@ IMPORTS: dict[str, tuple[set[str], set[str]]] = {
         {"jax", "keras", "matplotlib", "ml_dtypes", "numpy", "onnx", "onnxruntime", "openvino", "torch"},
     ),
     "cli": (
-        {"", "bench", "charlm", "functional", "reference", "testing", "types"},
+        {"", "bench", "charlm", "cuda", "functional", "reference", "testing", "types"},
         {"matplotlib", "numpy", "rich", "safetensors"},
     ),
 }

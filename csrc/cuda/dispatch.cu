@@ -247,6 +247,7 @@ std::string why_no_device() {
   int count = 0;
   const cudaError_t status = cudaGetDeviceCount(&count);
   cudaGetLastError();
+  if (driver_version() == 0) return "no NVIDIA driver was found";
   if (status != cudaSuccess) return cudaGetErrorString(status);
   return count ? "" : "no CUDA-capable device is detected";
 }

@@ -1,10 +1,11 @@
-"""Fused LSTM, GRU and vanilla RNN kernels, forward and back-propagation through time, on NumPy arrays.
+"""Fused LSTM, GRU and vanilla RNN kernels, forward and back-propagation through time, on NumPy arrays and on
+arrays of a GPU.
 
 Level 0 is one call a layer, with a readable twin of the same name in ``rnnkernels.reference``; level 1 are
 the layers LSTM, GRU and RNN, under PyTorch's names.
 """
 
-from . import init, optim, reference
+from . import cuda, init, optim, reference
 from ._core import __version__
 from .functional import (
     gru_backward,
@@ -34,6 +35,7 @@ __all__ = [
     "__version__",
     "clip_grad_norm",
     "config",
+    "cuda",
     "get_include",
     "get_num_threads",
     "gru_backward",

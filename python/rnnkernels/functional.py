@@ -1,7 +1,9 @@
 """Level 0 and the stack: the kernels under the names, signatures and results of ``rnnkernels.reference``.
 
 Thin on purpose: the extension checks every argument, allocates the results and runs the kernel; here stand
-signatures, documentation and the tuples.  The one subtlety: level 0 is the stack of one layer, one direction.
+signatures, documentation and the tuples.  Arrays are NumPy's, or those of a GPU in all arguments of a call
+(``rnnkernels.cuda``); of the latter values are not looked at, so that an id or a target out of range makes NaN
+of its step or row instead of an error.  The one subtlety: level 0 is the stack of one layer, one direction.
 """
 
 from __future__ import annotations

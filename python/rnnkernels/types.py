@@ -101,7 +101,7 @@ class CrossEntropySaved:
     ignore_index: int
     reduction: str  # "mean", "sum" or "none"
     lse: Array  # (...): log(sum(exp(logits))); of no meaning where the target is ignored
-    count: int  # targets that are not ignored
+    count: int  # targets that are not ignored; on a GPU an array () of int64
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +115,7 @@ class LinearCrossEntropySaved:
     ignore_index: int
     reduction: str  # "mean", "sum" or "none"
     lse: Array  # (...): log(sum(exp(h w' + b))); of no meaning where the target is ignored
-    count: int  # targets that are not ignored
+    count: int  # targets that are not ignored; on a GPU an array () of int64
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,16 +1,14 @@
 """Arrays that say they lie on a GPU, and the public functions on them: what a user's call goes through.
 
 Their memory is NumPy's; DLPack's structures, versioned and not, are made here, so that it counts what is lent
-and given back.  ``device`` runs functional's operations on such arrays and brings results back, under the
-signatures of ``rnnkernels.functional``.
+and given back.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import ml_dtypes  # noqa: F401  which makes "bfloat16" a dtype of NumPy
@@ -18,7 +16,8 @@ import numpy as np
 import pytest
 from programs import Module
 
-from rnnkernels import cuda, functional
+from devicecases import Device
+from rnnkernels import cuda
 from rnnkernels.types import Array
 
 GPU = 2  # kDLCUDA
@@ -138,41 +137,8 @@ def emulated() -> Iterator[None]:
         yield
 
 
-def moved(value: Any, move: Callable[[Any], Any]) -> Any:
-    """The same structure with its arrays moved; lengths are the host's on either side."""
-    if isinstance(value, np.ndarray | OnGpu | Interface):
-        return move(value)
-    if isinstance(value, dict):
-        return {name: item if name == "lengths" else moved(item, move) for name, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(moved(item, move) for item in value))
-    if isinstance(value, tuple | list):
-        return type(value)(moved(item, move) for item in value)
-    if is_dataclass(value):
-        names = [field.name for field in fields(value) if field.name != "lengths"]
-        return replace(value, **{name: moved(getattr(value, name), move) for name in names})  # type: ignore[type-var]
-    return value
+device = Device(OnGpu, lambda array: array.array, (OnGpu, Interface))
 
 
 def to_gpu(value: Any, kind: type[Any] = OnGpu) -> Any:
-    return moved(value, lambda array: kind(array) if isinstance(array, np.ndarray) else array)
-
-
-def to_host(value: Any) -> Any:
-    return moved(value, lambda array: array if isinstance(array, np.ndarray) else array.array)
-
-
-class Device:
-    """The operations of functional, on the host's arrays; what a forward saved stays where it is."""
-
-    def __getattr__(self, operation: str) -> Callable[..., Any]:
-        def run(*arguments: Any, **options: Any) -> Any:
-            result = getattr(functional, operation)(*to_gpu(arguments), **to_gpu(options))
-            if getattr(result, "saved", None) is None:
-                return to_host(result)
-            return to_host(result._replace(saved=None))._replace(saved=result.saved)
-
-        return run
-
-
-device = Device()
+    return device._replace(there=kind).to(value)

@@ -23,9 +23,6 @@ TARGETS = {"sm_80": "compute_80", "sm_90": "compute_90", "compute_90": "compute_
 
 on_emulator = pytest.mark.skipif(sys.platform != "linux", reason="the emulator is written for Linux")
 needs_nvcc = pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")
-each_target = pytest.mark.parametrize(
-    "target", [pytest.param(t, marks=[] if t == "sm_90" else pytest.mark.slow) for t in TARGETS]
-)
 
 
 def assert_all_pass(status: int, output: str) -> None:

@@ -11,7 +11,7 @@ import zoo
 from heads import FEW, HEADS, Job, jobs
 from programs import PROGRAMS, Program
 from stepwise import NUMBERS
-from test_conformance import assert_nvcc_compiles, each_target, needs_nvcc
+from test_conformance import TARGETS, assert_nvcc_compiles, needs_nvcc
 from test_stepwise import on_emulator
 
 from rnnkernels.types import Array
@@ -70,6 +70,7 @@ def test_under_sanitizers(build: str) -> None:
 
 
 @needs_nvcc
-@each_target
+@pytest.mark.slow  # the build of _cuda compiles these kernels, too
+@pytest.mark.parametrize("target", TARGETS)
 def test_nvcc_compiles(target: str, tmp_path: Path) -> None:
     assert_nvcc_compiles(PROGRAMS["heads"], target, tmp_path, kernels=40)

@@ -11,7 +11,7 @@ import stepwise
 import zoo
 from programs import PROGRAMS, Program
 from stepwise import FEW, INFINITE, KINDS, LARGE, NUMBERS, Job, jobs
-from test_conformance import assert_nvcc_compiles, each_target, needs_nvcc
+from test_conformance import TARGETS, assert_nvcc_compiles, needs_nvcc
 
 from rnnkernels.types import Array
 
@@ -99,6 +99,7 @@ def test_all_under_sanitizers(number: str, build: str) -> None:
 
 
 @needs_nvcc
-@each_target
+@pytest.mark.slow  # the build of _cuda compiles these kernels, too
+@pytest.mark.parametrize("target", TARGETS)
 def test_nvcc_compiles(target: str, tmp_path: Path) -> None:
     assert_nvcc_compiles(PROGRAMS["stepwise"], target, tmp_path, kernels=100)

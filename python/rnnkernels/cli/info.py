@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import info
+from .. import cuda, info
 
 # Distribution, the module it is imported as, what it is for.
 INTEGRATIONS = (
@@ -46,5 +46,12 @@ def _lines(facts: Mapping[str, Any]) -> list[tuple[str, object]]:
         ("python", f"{platform.python_version()}, numpy {np.__version__}, {platform.platform()}"),
         *((name, value) for name, value in facts.items() if name not in ("version", "kernels")),
         ("kernels", len(facts["kernels"])),
+        ("cuda", _gpus()),
         *(("integration", line) for line in found),
     ]
+
+
+def _gpus() -> str:
+    facts = cuda.info()
+    built = f"kernels for {', '.join(facts['targets'])}; " if facts["targets"] else ""
+    return built + (facts["why_not"] or ", ".join(device["name"] for device in facts["devices"]))
