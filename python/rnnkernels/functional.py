@@ -2,8 +2,9 @@
 
 Thin on purpose: the extension checks every argument, allocates the results and runs the kernel; here stand
 signatures, documentation and the tuples.  Arrays are NumPy's, or those of a GPU in all arguments of a call
-(``rnnkernels.cuda``); of the latter values are not looked at, so that an id or a target out of range makes NaN
-of its step or row instead of an error.  The one subtlety: level 0 is the stack of one layer, one direction.
+(``rnnkernels.cuda``); values of the latter are not looked at, so that an id or a target out of range makes
+NaN of its step or row instead of an error.  The one subtlety: level 0 is the stack of one layer, one
+direction.
 """
 
 from __future__ import annotations
