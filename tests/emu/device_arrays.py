@@ -94,7 +94,7 @@ class OnGpu:
         return GPU, self.device
 
     def __dlpack__(self, *, stream: int | None = None, max_version: tuple[int, int] | None = None) -> Any:
-        assert stream == 7  # that of `library`
+        assert stream == STREAM
         return lend(self.array, versioned=max_version is not None)
 
 
@@ -121,11 +121,44 @@ class Interface:
         return self.array.__array_interface__ | {"version": 3, "stream": 1} | self.more
 
 
+STREAM = 7
+POOL: list[OnGpu] = []  # what was made while a graph was captured, which replays use
+
+
 def empty(sizes: tuple[int, ...], dtype: str) -> OnGpu:
-    return OnGpu(np.full(sizes, 0xA5 if dtype == "uint8" else -77, dtype))
+    array = OnGpu(np.full(sizes, 0xA5 if dtype == "uint8" else -77, dtype))
+    if Graph.capturing:
+        POOL.append(array)
+    return array
 
 
-library = cuda.Library(stream=lambda device: 7, empty=lambda device: empty)
+library = cuda.Library(stream=lambda device: STREAM, empty=lambda device: empty)
+
+
+class Graph:
+    """What is called in the block is captured, and done by ``replay``."""
+
+    capturing = False
+
+    def __enter__(self) -> Graph:
+        self.emulator = ctypes.CDLL(str(Module().path()))
+        self.emulator.begin_capture(ctypes.c_void_p(STREAM))
+        Graph.capturing = True
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        Graph.capturing = False
+        self.emulator.end_capture(ctypes.c_void_p(STREAM))
+
+    def replay(self, turns: int = -1) -> int:
+        return int(self.emulator.replay_graph(ctypes.c_int64(turns)))
+
+    def __len__(self) -> int:
+        return int(self.emulator.nodes_of_graph())
+
+    def destroy(self) -> None:
+        self.emulator.destroy_graph()
+        POOL.clear()
 
 
 @contextmanager

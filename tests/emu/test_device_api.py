@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from device_arrays import LENT, Interface, OnGpu, OnGpuBefore, device, emulated, to_gpu
+from device_arrays import LENT, Graph, Interface, OnGpu, OnGpuBefore, device, emulated, to_gpu
 from test_stepwise import on_emulator
 
 import rnnkernels
 from devicecases import check_heads, check_layers, check_stacks
 from kernelcases import DTYPES, KINDS, Case, assert_close, truth
-from rnnkernels import cuda, functional
-from rnnkernels.testing import CellCase, assert_within_budget, named_arrays, relative_error
+from rnnkernels import cuda, functional, reference
+from rnnkernels.testing import CellCase, as_float64, assert_within_budget, named_arrays, relative_error
+from test_stack_kernels import Stack, arrays_of, run
 
 pytestmark = on_emulator
 each_kind = pytest.mark.parametrize("kind", KINDS)
@@ -138,6 +139,33 @@ def test_no_input_is_written_to() -> None:
     device.lstm_backward(saved=forward.saved, **cotangents)
     for name, array in before.items():
         assert given[name].tobytes() == array.tobytes(), name
+
+
+# -- graphs ------------------------------------------------------------------------------------------------
+
+
+@each_kind
+def test_a_graph_replays(kind: str) -> None:
+    """Three times on one workspace with other inputs, and once after a launch that was aborted on the way."""
+    stack = Stack(3, 4, 5, 7, ragged=True, dropout=0.3)
+    arguments = stack.arguments(kind, "float32")
+    there = to_gpu(arguments)
+    with Graph() as graph:
+        forward, backward = run(functional, kind, there)
+    results = arrays_of(*(to_host(result) for result in (forward._replace(saved=None), backward)))
+    assert len(graph) > 60
+    rng = np.random.default_rng(0)
+    for turns in (-1, -1, -1, 40, 400, 4000, -1):
+        there["x"].array[...] = arguments["x"] + rng.standard_normal(arguments["x"].shape)
+        for result in results:
+            result[...] = np.nan
+        status = graph.replay(turns)
+        assert (status != 0) is (turns >= 0)
+        if turns < 0:
+            want = run(reference, kind, as_float64(arguments | {"x": there["x"].array}))
+            for got, expected in zip(results, arrays_of(want[0]._replace(saved=None), want[1]), strict=True):
+                assert relative_error(got, expected) < 1e-4
+    graph.destroy()
 
 
 # -- errors ------------------------------------------------------------------------------------------------

@@ -36,7 +36,8 @@ struct Options {
   Order order = Order::round_robin;
   uint64_t seed = 0;
   int multiprocessors = 8;
-  int idle_rounds = 3000;  // rounds in which threads ran and nothing changed: a livelock
+  int idle_rounds = 3000;   // rounds in which threads ran and nothing changed: a livelock
+  int64_t turns_left = -1;  // of warps, until a launch is aborted in its midst; -1: none is
   size_t shared_limit = 227 * 1024;
   size_t shared_of_multiprocessor = 228 * 1024;
 };

@@ -4,7 +4,10 @@
 #pragma once
 
 #include <cstring>
+#include <functional>
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "hooks.h"
 
@@ -14,6 +17,7 @@ enum cudaFuncAttribute {
   cudaFuncAttributeMaxDynamicSharedMemorySize = 8,
   cudaFuncAttributeNonPortableClusterSizeAllowed = 14,
 };
+enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal = 0 };
 enum cudaMemoryType { cudaMemoryTypeUnregistered = 0, cudaMemoryTypeDevice = 2 };
 enum { cudaEventDisableTiming = 2 };
 enum cudaLaunchAttributeID { cudaLaunchAttributeCooperative = 2, cudaLaunchAttributeClusterDimension = 4 };
@@ -69,17 +73,35 @@ inline Shape shape_of(const cudaLaunchConfig_t& config) {
   return shape;
 }
 
+// What a stream is given to do is done at once, or becomes part of the graph that is being captured of it.
+using Graph = std::vector<std::function<cudaError_t()>>;
+struct Capture {
+  cudaStream_t stream;
+  std::unique_ptr<Graph> graph;  // null: no stream is being captured
+};
+inline Capture& capture() {
+  static Capture capture = {};
+  return capture;
+}
+inline cudaError_t queue(cudaStream_t stream, std::function<cudaError_t()> work) {
+  if (!capture().graph || capture().stream != stream) return work();
+  capture().graph->push_back(std::move(work));
+  return cudaSuccess;
+}
+
 }  // namespace emu
 
 template <class... P, class... A>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(P...), A... arguments) {
-  try {
-    emu::launch(emu::shape_of(*config), [&] { kernel(P(arguments)...); });
-    return cudaSuccess;
-  } catch (const emu::Failure& failure) {
-    emu::last_failure() = failure.what();
-    return cudaErrorLaunchFailure;
-  }
+  return emu::queue(config->stream, [=, shape = emu::shape_of(*config)] {
+    try {
+      emu::launch(shape, [&] { kernel(P(arguments)...); });
+      return cudaSuccess;
+    } catch (const emu::Failure& failure) {
+      emu::last_failure() = failure.what();
+      return cudaErrorLaunchFailure;
+    }
+  });
 }
 
 template <class... P>
@@ -103,18 +125,42 @@ inline cudaError_t cudaFree(void* memory) {
   emu::device_free(memory);
   return cudaSuccess;
 }
-inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t = nullptr) {
-  std::memcpy(to, from, bytes);
-  return cudaSuccess;
+inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,
+                                   cudaStream_t stream = nullptr) {
+  return emu::queue(stream, [=] { return std::memcpy(to, from, bytes), cudaSuccess; });
 }
 inline cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
   return cudaMemcpyAsync(to, from, bytes, kind);
 }
-inline cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t = nullptr) {
-  std::memset(to, value, bytes);
-  return cudaSuccess;
+inline cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream = nullptr) {
+  return emu::queue(stream, [=] { return std::memset(to, value, bytes), cudaSuccess; });
 }
 inline cudaError_t cudaMemset(void* to, int value, size_t bytes) { return cudaMemsetAsync(to, value, bytes); }
+
+// ---- graphs: what was captured, again and again
+
+using cudaGraph_t = emu::Graph*;
+using cudaGraphExec_t = emu::Graph*;
+
+inline cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  emu::capture() = {stream, std::make_unique<emu::Graph>()};
+  return cudaSuccess;
+}
+inline cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t* graph) {
+  *graph = emu::capture().graph.release();
+  return cudaSuccess;
+}
+inline cudaError_t cudaGraphInstantiate(cudaGraphExec_t* replay, cudaGraph_t graph, unsigned long long) {
+  *replay = new emu::Graph(*graph);
+  return cudaSuccess;
+}
+inline cudaError_t cudaGraphLaunch(cudaGraphExec_t replay, cudaStream_t) {
+  for (const auto& work : *replay)
+    if (const cudaError_t status = work()) return status;
+  return cudaSuccess;
+}
+inline cudaError_t cudaGraphDestroy(cudaGraph_t graph) { return delete graph, cudaSuccess; }
+inline cudaError_t cudaGraphExecDestroy(cudaGraphExec_t replay) { return delete replay, cudaSuccess; }
 
 // ---- streams, which have nothing to wait for, and the one device
 

@@ -303,6 +303,7 @@ void Machine::run() {
     const std::vector<Warp*> round = ready_warps();
     if (round.empty() && stores.empty()) throw Failure("deadlock: all threads wait" + waits());
     for (Warp* warp : round) {
+      if (options().turns_left >= 0 && options().turns_left-- == 0) throw Failure("aborted, as was asked for");
       take_turn(*warp);
       if (!failure.empty()) return;
     }
