@@ -75,16 +75,16 @@ target_compile_options(rnnkernels_cuda_options INTERFACE
 set(bindings arrays call cuda_module device_backend heads numpy_arrays recurrent shapes)
 list(TRANSFORM bindings PREPEND csrc/bindings/)
 list(TRANSFORM bindings APPEND .cpp)
-set_source_files_properties(${bindings} PROPERTIES COMPILE_OPTIONS
+set_source_files_properties(${bindings} csrc/traits.cpp csrc/cuda/blas.cpp PROPERTIES COMPILE_OPTIONS
                             "$<TARGET_PROPERTY:rnnkernels_options,INTERFACE_COMPILE_OPTIONS>")
-pybind11_add_module(_cuda MODULE NO_EXTRAS ${bindings} csrc/traits.cpp csrc/cuda/dispatch.cu)
+pybind11_add_module(_cuda MODULE NO_EXTRAS ${bindings} csrc/traits.cpp csrc/cuda/blas.cpp csrc/cuda/dispatch.cu)
 string(REGEX REPLACE "([0-9a-z]+)-real" "sm_\\1" targets "${RNNKERNELS_CUDA_ARCHITECTURES}")
 string(REGEX REPLACE "([0-9a-z]+)-virtual" "compute_\\1" targets "${targets}")
 string(REPLACE ";" " " targets "${targets}")
 target_compile_definitions(_cuda PRIVATE $<$<COMPILE_LANGUAGE:CXX>:RNNKERNELS_DEVICE_ARRAYS=1>
                            $<$<COMPILE_LANGUAGE:CXX>:RNNKERNELS_MODULE=_cuda>
                            $<$<COMPILE_LANGUAGE:CXX>:RNNKERNELS_CUDA_TARGETS="${targets}">)
-target_link_libraries(_cuda PRIVATE rnnkernels_cuda_options)
+target_link_libraries(_cuda PRIVATE rnnkernels_cuda_options ${CMAKE_DL_LIBS})
 set_target_properties(_cuda PROPERTIES CUDA_RUNTIME_LIBRARY Static)
 
 file(STRINGS csrc/cuda/numbers.inc rows REGEX "^RNNKERNELS_NUMBER")

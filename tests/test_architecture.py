@@ -44,7 +44,15 @@ INCLUDES = {
     "cpu": ({"api.h", "traits.h", "core", "cpu"}, None),
     "cuda": ({"api.h", "traits.h", "core", "cuda"}, None),
     "bindings": (
-        {"traits.h", "bindings", "cpu/dispatch.h", "cpu/scratch.h", "cuda/dispatch.h", "core/cells.inc"},
+        {
+            "traits.h",
+            "bindings",
+            "cpu/dispatch.h",
+            "cpu/scratch.h",
+            "cuda/dispatch.h",
+            "cuda/blas.h",
+            "core/cells.inc",
+        },
         None,
     ),
 }

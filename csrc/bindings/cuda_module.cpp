@@ -1,5 +1,6 @@
 // The extension module rnnkernels._cuda: a table of contents.  Private: rnnkernels.cuda finds it, and
 // python/rnnkernels/_cuda.pyi says what stands here beside what _core has.  It imports on a machine without a driver.
+#include "../cuda/blas.h"
 #include "bindings.h"
 #include "device_backend.h"
 
@@ -24,6 +25,8 @@ void bind_device(py::module_& module) {
   module.def("why_no_device", &cuda::why_no_device);
   module.def("device", &describe);
   module.def("device_of", [](uintptr_t address) { return cuda::device_of(reinterpret_cast<const void*>(address)); });
+  module.def("load_blas", &cuda::load_blas, py::arg("path"), py::arg("least"));
+  module.def("unload_blas", &cuda::unload_blas);
   module.def("runtime_version", &cuda::runtime_version);
   module.def("driver_version", &cuda::driver_version);
   module.attr("targets") = RNNKERNELS_CUDA_TARGETS;

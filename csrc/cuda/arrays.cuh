@@ -152,7 +152,8 @@ struct Biases {
   }
 };
 
-// ---- what gemm begins and ends with
+// ---- what gemm begins and ends with. For products that are not its own, an Out says where its first element stands, how far apart
+// rows of n are, whether end(begin) has to be there before, and whether the product is added to what is there
 
 template <class T>
 struct ProjectInput {  // xg (steps*B, G*H)
@@ -162,6 +163,10 @@ struct ProjectInput {  // xg (steps*B, G*H)
     return biases.at(m, static_cast<uint32_t>(n));
   }
   __device__ __forceinline__ void end(int64_t m, int64_t n, Wide<T> sum) const { xg[n * biases.rows + m] = sum; }
+  Wide<T>* first() const { return xg; }
+  int64_t row_stride() const { return biases.rows; }
+  bool begins() const { return biases.ih || (biases.hh && biases.shared); }
+  bool adds() const { return begins(); }
 };
 
 template <class T>
@@ -174,7 +179,18 @@ struct StoreRows {  // out[n][m] (+)= sum
     T& element = out[n * stride + m];
     narrow(accumulate ? widen(element) + sum : sum, element);
   }
+  T* first() const { return out; }
+  int64_t row_stride() const { return stride; }
+  bool begins() const { return false; }
+  bool adds() const { return accumulate; }
 };
+
+// out.end(out.begin), before a product that is added.
+template <class Out>
+__global__ void __launch_bounds__(array_threads) begin_rows(Out out, int64_t M, int64_t N) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * array_threads + threadIdx.x;
+  if (i < M * N) out.end(i % M, i / M, out.begin(i % M, i / M));
+}
 
 // Sums of parts of k, each by itself: (parts, N, M).
 template <class Real>

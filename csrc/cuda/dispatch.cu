@@ -4,6 +4,7 @@
 
 #include <limits>
 
+#include "blas.h"
 #include "heads.cuh"
 #include "launch.h"
 #include "passes.h"
@@ -56,7 +57,9 @@ void check_sizes(const Problem& p) {
 template <class Pass, class Args>
 void run(Pass Passes::* pass, Dtype dtype, const Args& args, const Execution& execution, Workspace& workspace) {
   const OnDevice on(execution.device);
-  (passes_of(dtype, execution).*pass)(args, workspace, stream_of(execution));
+  Blas* const blas = blas_of(execution.device);
+  void* const memory = blas ? workspace.take<unsigned char>({Blas::workspace_bytes}) : nullptr;
+  (passes_of(dtype, execution).*pass)(args, workspace, Stream(stream_of(execution), blas, memory));
 }
 
 // A kernel whose threads have an element each.

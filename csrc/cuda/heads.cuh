@@ -133,6 +133,10 @@ struct StoreWithBias {
   __device__ __forceinline__ void end(int64_t m, int64_t n, Wide<T> sum) const {
     narrow(bias ? sum + widen(bias[m]) : sum, to[n * stride + m]);
   }
+  To* first() const { return to; }
+  int64_t row_stride() const { return stride; }
+  bool begins() const { return bias != nullptr; }
+  bool adds() const { return begins(); }
 };
 
 }  // namespace rnnkernels::cuda

@@ -18,7 +18,7 @@ class HeadPass : protected Queue<Number> {
   using Forward = typename Number::Forward;
   using Backward = typename Number::Backward;
 
-  HeadPass(Workspace& workspace, cudaStream_t stream, int64_t chunk_bytes)
+  HeadPass(Workspace& workspace, Stream stream, int64_t chunk_bytes)
       : Queue<Number>(workspace, stream), chunk_bytes_(chunk_bytes) {}
 
   bool counts_only() const { return this->workspace_.counts_only(); }
@@ -59,7 +59,7 @@ class LinearGradients : HeadPass<Number> {
 
  public:
   // Arrays as in LinearBackwardArgs. A chunk has at most `rows`.
-  LinearGradients(const LinearBackwardArgs& args, int64_t rows, Workspace& workspace, cudaStream_t stream)
+  LinearGradients(const LinearBackwardArgs& args, int64_t rows, Workspace& workspace, Stream stream)
       : Pass(workspace, stream, 0), args_(args), rows_(rows), stride_(pad_row<Real>(rows)) {
     const int64_t I = args.I, O = args.O;
     auto take = [&](bool wanted, std::initializer_list<int64_t> sizes) {
@@ -92,9 +92,7 @@ class LinearGradients : HeadPass<Number> {
     if (dw_) {
       const Rows<Real> dy_t = this->transposed(dy_t_, stride, PlainRows<Real>{dy, dy_stride}, count, O);
       const Rows<Real> x_t = this->transposed(x_t_, stride, x, count, I);
-      const auto products =
-          this->template multiply_parts<Backward>("gradient of weights", x_t, dy_t, count, rows_, partials_);
-      this->add_parts(dw_, I, O, O, GateOrder{0}, products, O);
+      this->template add_gradients_of_weights<Backward>(dw_, x_t, dy_t, O, O, GateOrder{0}, count, rows_, partials_);
     }
     if (db_) this->add_rows(db_, dy, dy_stride, count, O, 1);
   }
@@ -119,8 +117,7 @@ class LinearForward : HeadPass<Number> {
   using typename Pass::T;
 
  public:
-  LinearForward(const LinearArgs& args, Workspace& workspace, cudaStream_t stream,
-                int64_t chunk_bytes = usual_chunk_bytes)
+  LinearForward(const LinearArgs& args, Workspace& workspace, Stream stream, int64_t chunk_bytes = usual_chunk_bytes)
       : Pass(workspace, stream, chunk_bytes), args_(args) {}
 
   void run() const {
@@ -147,7 +144,7 @@ class LinearBackward : HeadPass<Number> {
   using typename Pass::T;
 
  public:
-  LinearBackward(const LinearBackwardArgs& args, Workspace& workspace, cudaStream_t stream,
+  LinearBackward(const LinearBackwardArgs& args, Workspace& workspace, Stream stream,
                  int64_t chunk_bytes = usual_chunk_bytes)
       : Pass(workspace, stream, chunk_bytes), args_(args) {}
 
@@ -176,7 +173,7 @@ class CrossEntropyForward : HeadPass<Number> {
   using typename Pass::T;
 
  public:
-  CrossEntropyForward(const CrossEntropyArgs& args, Workspace& workspace, cudaStream_t stream, int64_t = 0)
+  CrossEntropyForward(const CrossEntropyArgs& args, Workspace& workspace, Stream stream, int64_t = 0)
       : Pass(workspace, stream, 0), args_(args) {}
 
   void run() const {
@@ -198,7 +195,7 @@ class CrossEntropyBackward : HeadPass<Number> {
   using typename Pass::T;
 
  public:
-  CrossEntropyBackward(const CrossEntropyBackwardArgs& args, Workspace& workspace, cudaStream_t stream, int64_t = 0)
+  CrossEntropyBackward(const CrossEntropyBackwardArgs& args, Workspace& workspace, Stream stream, int64_t = 0)
       : Pass(workspace, stream, 0), args_(args) {}
 
   void run() const {
@@ -224,7 +221,7 @@ class ChunkOfLogits : HeadPass<Number> {
   using typename Pass::Real;
 
   ChunkOfLogits(const void* h, const void* w, const void* b, int64_t rows, int64_t H, int64_t V, Workspace& workspace,
-                cudaStream_t stream)
+                Stream stream)
       : Pass(workspace, stream, 0), h_(static_cast<const T*>(h)), bias_(static_cast<const T*>(b)), H_(H) {
     w_ = this->operand(w, V, H);
     packed_ = this->take_packed(h, rows, H);
@@ -255,7 +252,7 @@ class LinearCrossEntropyForward : HeadPass<Number> {
   using typename Pass::Real;
 
  public:
-  LinearCrossEntropyForward(const LinearCrossEntropyArgs& args, Workspace& workspace, cudaStream_t stream,
+  LinearCrossEntropyForward(const LinearCrossEntropyArgs& args, Workspace& workspace, Stream stream,
                             int64_t chunk_bytes = usual_chunk_bytes)
       : Pass(workspace, stream, chunk_bytes), args_(args) {}
 
@@ -284,7 +281,7 @@ class LinearCrossEntropyBackward : HeadPass<Number> {
   using typename Pass::T;
 
  public:
-  LinearCrossEntropyBackward(const LinearCrossEntropyBackwardArgs& args, Workspace& workspace, cudaStream_t stream,
+  LinearCrossEntropyBackward(const LinearCrossEntropyBackwardArgs& args, Workspace& workspace, Stream stream,
                              int64_t chunk_bytes = usual_chunk_bytes)
       : Pass(workspace, stream, chunk_bytes), args_(args) {}
 

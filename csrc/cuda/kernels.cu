@@ -9,7 +9,7 @@ namespace {
 using NumberOfCall = RNNKERNELS_TYPE;
 
 template <template <class, class> class Stack, class Args>
-void run_stack(const Args& args, Workspace& workspace, cudaStream_t stream) {
+void run_stack(const Args& args, Workspace& workspace, Stream stream) {
   switch (args.problem.cell) {
 #define RNNKERNELS_CELL(name, type) \
   case Cell::name: return Stack<type, NumberOfCall>(args, workspace, stream).run();
@@ -19,7 +19,7 @@ void run_stack(const Args& args, Workspace& workspace, cudaStream_t stream) {
 }
 
 template <template <class> class Head, class Args>
-void run_head(const Args& args, Workspace& workspace, cudaStream_t stream) {
+void run_head(const Args& args, Workspace& workspace, Stream stream) {
   Head<NumberOfCall>(args, workspace, stream).run();
 }
 

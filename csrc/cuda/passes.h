@@ -2,14 +2,13 @@
 #pragma once
 
 #include "../api.h"
-#include "device.cuh"
-#include "workspace.h"
+#include "queue.h"
 
 namespace rnnkernels::cuda {
 
 struct Passes {
   template <class Args>
-  using Pass = void (*)(const Args&, Workspace&, cudaStream_t);
+  using Pass = void (*)(const Args&, Workspace&, Stream);
 
   Pass<ForwardArgs> forward;
   Pass<BackwardArgs> backward;

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
 #include "arrays.cuh"
+#include "blas.h"
 #include "launch.h"
 #include "split.h"
 #include "workspace.h"
@@ -23,26 +25,56 @@ inline int64_t rows_of_chunk(int64_t count, int64_t bytes_of_row, int64_t chunk_
   return std::max<int64_t>(1, std::min(count, chunk_bytes / std::max<int64_t>(1, bytes_of_row)));
 }
 
+// Where work is queued; and cuBLASLt, with memory of the workspace, where large products may go there.
+struct Stream {
+  Stream(cudaStream_t handle_, Blas* blas_ = nullptr, void* blas_memory_ = nullptr)
+      : handle(handle_), blas(blas_), blas_memory(blas_memory_) {}
+  cudaStream_t handle;
+  Blas* blas;
+  void* blas_memory;
+};
+
+// What cuBLASLt has to be told of a way to multiply.
+template <class Math>
+struct OfBlas {
+  static constexpr bool can = false;  // gradients in two parts
+};
+template <Dtype dtype_, bool tf32_>
+struct OperandsOfBlas {
+  static constexpr bool can = true, tf32 = tf32_;
+  static constexpr Dtype dtype = dtype_;
+};
+template <>
+struct OfBlas<Fma<float>> : OperandsOfBlas<Dtype::f32, false> {};
+template <>
+struct OfBlas<Fma<double>> : OperandsOfBlas<Dtype::f64, false> {};
+template <>
+struct OfBlas<Mma<KindTf32<1>>> : OperandsOfBlas<Dtype::f32, true> {};
+template <>
+struct OfBlas<Mma<KindBf16>> : OperandsOfBlas<Dtype::bf16, false> {};
+template <>
+struct OfBlas<Mma<KindF16>> : OperandsOfBlas<Dtype::f16, false> {};
+
 template <class Number>
 class Queue {
  protected:
   using T = typename Number::T;
   using Real = typename Number::Real;
 
-  Queue(Workspace& workspace, cudaStream_t stream) : workspace_(workspace), stream_(stream) {}
+  Queue(Workspace& workspace, Stream stream) : workspace_(workspace), stream_(stream) {}
 
   template <class... P, class... A>
   void queue(const char* name, dim3 grid, int threads, size_t shared, void (*kernel)(P...), A... arguments) const {
     LaunchShape shape;
     shape.grid = grid, shape.block = static_cast<unsigned>(threads), shape.shared_bytes = shared,
-    shape.stream = stream_;
+    shape.stream = stream_.handle;
     launch(name, shape, kernel, arguments...);
   }
 
   static unsigned blocks(int64_t count, int64_t each) { return static_cast<unsigned>(pieces(count, each)); }
 
   void zero(void* memory, int64_t bytes) const {
-    if (bytes) check(cudaMemsetAsync(memory, 0, static_cast<size_t>(bytes), stream_), "cudaMemsetAsync");
+    if (bytes) check(cudaMemsetAsync(memory, 0, static_cast<size_t>(bytes), stream_.handle), "cudaMemsetAsync");
   }
 
   template <class To, class From>
@@ -92,7 +124,7 @@ class Queue {
   template <class Math, class Out>
   void multiply(const char* name, Rows<typename Math::Element> a, Rows<typename Math::Element> b, int64_t K,
                 Out out) const {
-    if (a.count == 0 || b.count == 0) return;
+    if (a.count == 0 || b.count == 0 || by_blas<Math>(a, b, K, out)) return;
     const Split whole = split_of<Math>(a.count, b.count, K, false);
     if (whole.shape == TileShape::large)
       multiply_in<Math, LargeShape>(name, a, b, K, whole, out);
@@ -116,6 +148,36 @@ class Queue {
     return out;
   }
 
+  // The product by cuBLASLt; false where it has none.
+  template <class Math, class Out>
+  bool by_blas(Rows<typename Math::Element> a, Rows<typename Math::Element> b, int64_t K, Out out, int64_t b_apart = 0,
+               int64_t d_apart = 0) const {
+    using To = std::remove_pointer_t<decltype(out.first())>;
+    if constexpr (OfBlas<Math>::can &&
+                  (std::is_same_v<To, typename Math::Sum> || std::is_same_v<To, typename Math::Element>)) {
+      if (!stream_.blas || !stream_.blas->wants(a.count, b.count, K)) return false;
+      if (out.begins())
+        queue("begin_rows", blocks(a.count * b.count, array_threads), array_threads, 0, begin_rows<Out>, out, a.count,
+              b.count);
+      constexpr Dtype sums = std::is_same_v<typename Math::Sum, double> ? Dtype::f64 : Dtype::f32;
+      constexpr Dtype result = std::is_same_v<To, typename Math::Sum> ? sums : OfBlas<Math>::dtype;
+      const BlasProduct product = {OfBlas<Math>::dtype,
+                                   result,
+                                   OfBlas<Math>::tf32,
+                                   a.count,
+                                   b.count,
+                                   K,
+                                   a.stride,
+                                   b.stride,
+                                   out.row_stride(),
+                                   out.adds(),
+                                   b_apart,
+                                   d_apart};
+      return stream_.blas->multiply(product, a.data, b.data, out.first(), stream_.blas_memory, stream_.handle);
+    }
+    return false;
+  }
+
   template <class Math>
   Real* take_partials(int64_t M, int64_t N, int64_t K) const {
     return take<Real>({split_of<Math>(M, N, K, true).parts, N, M});
@@ -135,12 +197,30 @@ class Queue {
     return {to, stride, columns};
   }
 
-  // dw, of gates whose slots have `padded` rows of d each, += the sums of products.
-  void add_parts(Real* dw, int64_t columns, int64_t H, int64_t padded, GateOrder order, Partials<Real> products,
-                 int64_t rows) const {
-    if (rows * columns == 0) return;
-    queue("add_products", blocks(rows * columns, array_threads), array_threads, 0, add_products<Real>, dw, columns,
-          static_cast<uint32_t>(H), static_cast<uint32_t>(padded), order, products, rows);
+  // dw (gates, H, rows of a_t) += d a_t^T over k: gates in `order`, `padded` rows of d each.
+  template <class Math>
+  void add_gradients_of_weights(Real* dw, Rows<Real> a_t, Rows<Real> d, int64_t H, int64_t padded, GateOrder order,
+                                int64_t K, int64_t most_K, Real* partials) const {
+    const int64_t columns = a_t.count;
+    if (d.count * columns == 0 || add_by_blas<Math>(dw, a_t, d, H, padded, order, K)) return;
+    const Partials<Real> products = multiply_parts<Math>("gradient of weights", a_t, d, K, most_K, partials);
+    queue("add_products", blocks(d.count * columns, array_threads), array_threads, 0, add_products<Real>, dw, columns,
+          static_cast<uint32_t>(H), static_cast<uint32_t>(padded), order, products, d.count);
+  }
+
+  // The same by cuBLASLt, gate after gate: which it has for all of them or for none.
+  template <class Math>
+  bool add_by_blas(Real* dw, Rows<Real> a_t, Rows<Real> d, int64_t H, int64_t padded, GateOrder order,
+                   int64_t K) const {
+    const int64_t columns = a_t.count, gates = d.count / padded;
+    constexpr int64_t size = sizeof(Real);
+    const int64_t d_apart = gates > 1 ? padded * d.stride * size : 0, dw_apart = gates > 1 ? H * columns * size : 0;
+    for (int64_t gate = 0; gate < gates; ++gate) {
+      const Rows<Real> of_gate = {d.data + gate * padded * d.stride, d.stride, H};
+      const StoreRows<Real> sums = {dw + (order.packed >> 4 * gate & 15) * H * columns, columns, true};
+      if (!by_blas<Math>(a_t, of_gate, K, sums, d_apart, dw_apart)) return false;
+    }
+    return true;
   }
 
   // sums[group] += rows of d.
@@ -150,7 +230,7 @@ class Queue {
   }
 
   Workspace& workspace_;
-  cudaStream_t stream_;
+  Stream stream_;
 };
 
 }  // namespace rnnkernels::cuda

@@ -16,7 +16,7 @@ class StackPass : protected Queue<Number> {
   using T = typename Number::T;
   using Real = typename Number::Real;
 
-  StackPass(const Problem& problem, Workspace& workspace, cudaStream_t stream)
+  StackPass(const Problem& problem, Workspace& workspace, Stream stream)
       : Queue<Number>(workspace, stream), p_(problem), upper_(problem) {
     upper_.ids = nullptr;
   }
@@ -50,8 +50,7 @@ class StackForward : StackPass<Number> {
   using Pass::p_;
 
  public:
-  StackForward(const ForwardArgs& args, Workspace& workspace, cudaStream_t stream,
-               int64_t chunk_bytes = usual_chunk_bytes)
+  StackForward(const ForwardArgs& args, Workspace& workspace, Stream stream, int64_t chunk_bytes = usual_chunk_bytes)
       : Pass(args.problem, workspace, stream), args_(args), chunk_bytes_(chunk_bytes) {}
 
   void run() const {
@@ -86,8 +85,7 @@ class StackBackward : StackPass<Number> {
   using typename Pass::T;
 
  public:
-  StackBackward(const BackwardArgs& args, Workspace& workspace, cudaStream_t stream,
-                int64_t chunk_bytes = usual_chunk_bytes)
+  StackBackward(const BackwardArgs& args, Workspace& workspace, Stream stream, int64_t chunk_bytes = usual_chunk_bytes)
       : Pass(args.problem, workspace, stream), args_(args), chunk_bytes_(chunk_bytes) {}
 
   void run() const {

@@ -45,7 +45,7 @@ class StepwisePass : protected Queue<Number> {
   using T = typename Number::T;
   using Real = typename Number::Real;
 
-  StepwisePass(const Problem& problem, int64_t I, bool reverse, Workspace& workspace, cudaStream_t stream)
+  StepwisePass(const Problem& problem, int64_t I, bool reverse, Workspace& workspace, Stream stream)
       : Queue<Number>(workspace, stream),
         p_(problem),
         I_(I),
@@ -90,7 +90,7 @@ class StepwiseForward : StepwisePass<Number> {
   using Math = typename Number::Forward;
 
  public:
-  StepwiseForward(const ForwardCall& call, Workspace& workspace, cudaStream_t stream)
+  StepwiseForward(const ForwardCall& call, Workspace& workspace, Stream stream)
       : Pass(*call.problem, call.I, call.reverse, workspace, stream), call_(call), layer_(*call.layer) {}
 
   void run() {
@@ -204,7 +204,7 @@ class StepwiseBackward : StepwisePass<Number> {
   static constexpr int64_t h_first = Cell::h_first, h_count = Cell::h_count, reset_slot = Cell::gates - 1;
 
  public:
-  StepwiseBackward(const BackwardCall& call, Workspace& workspace, cudaStream_t stream)
+  StepwiseBackward(const BackwardCall& call, Workspace& workspace, Stream stream)
       : Pass(*call.problem, call.I, call.reverse, workspace, stream), call_(call), layer_(*call.layer) {}
 
   void run() {
@@ -328,7 +328,7 @@ class StepwiseBackward : StepwisePass<Number> {
     if (dw_ih_ && p_.ids) add_by_ids(first, rows);
     if (dw_ih_ && !p_.ids) {
       const auto x_t = this->transposed(x_t_, stride, StepRows<T>{x, I_, first, sequences_}, rows, I_);
-      add_products_of(dw_ih_, I_, x_t, d_t, Cell::x_first, Cell::x_count, x_order, rows, input_partials_);
+      add_products_of(dw_ih_, x_t, d_t, Cell::x_first, Cell::x_count, x_order, rows, input_partials_);
     }
     if (dw_hh_) {
       const PreviousRows<T> previous = {static_cast<const T*>(layer_.h), static_cast<const T*>(layer_.h0), H_, first,
@@ -336,21 +336,19 @@ class StepwiseBackward : StepwisePass<Number> {
       const auto h_t = this->transposed(h_t_, stride, previous, rows, H_);
       auto last_h_t = h_t;
       if (reset_h_) last_h_t = this->transposed(reset_h_t_, stride, PlainRows<Real>{reset_h_, padded_}, rows, H_);
-      add_products_of(dw_hh_, H_, h_t, d_t, h_first, h_count, h_order, rows, weight_partials_);
+      add_products_of(dw_hh_, h_t, d_t, h_first, h_count, h_order, rows, weight_partials_);
       if (Cell::reset_before)
-        add_products_of(dw_hh_, H_, last_h_t, d_t, reset_slot, 1, gate_order<Cell>(reset_slot), rows,
+        add_products_of(dw_hh_, last_h_t, d_t, reset_slot, 1, gate_order<Cell>(reset_slot), rows,
                         reset_weight_partials_);
     }
     if (db_) add_sums(db_, rows, d_row, 1);
     if (db_sequence_) add_sums(db_sequence_, rows, G * padded_, p_.B);
   }
 
-  void add_products_of(Real* dw, int64_t columns, Rows<Real> a_t, Rows<Real> d_t, int64_t slot, int64_t count,
-                       GateOrder order, int64_t rows, Real* partials) const {
+  void add_products_of(Real* dw, Rows<Real> a_t, Rows<Real> d_t, int64_t slot, int64_t count, GateOrder order,
+                       int64_t rows, Real* partials) const {
     const Rows<Real> d = {d_t.data + slot * padded_ * d_t.stride, d_t.stride, count * padded_};
-    const auto products =
-        this->template multiply_parts<Math>("gradient of weights", a_t, d, rows, most_rows_, partials);
-    this->add_parts(dw, columns, H_, padded_, order, products, d.count);
+    this->template add_gradients_of_weights<Math>(dw, a_t, d, H_, padded_, order, rows, most_rows_, partials);
   }
 
   void add_by_ids(int64_t first, int64_t rows) const {

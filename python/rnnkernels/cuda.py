@@ -4,14 +4,20 @@ The public functions of ``rnnkernels`` take such arrays with no other change: th
 whose library makes the results, and any others that speak DLPack or have ``__cuda_array_interface__``, for
 which all results must be given as ``out=``.  A call queues its kernels on the current stream of that library
 and returns at once.  The one subtlety: no library is imported here; an array's own has been already.
+
+Large products go to cuBLASLt where it is found: loaded already (as by PyTorch), in NVIDIA's wheels, or where
+the system looks.  The environment variable RNNKERNELS_CUBLASLT is a path instead, or "off".
 """
 
 from __future__ import annotations
 
 import functools
 import importlib.util
+import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +35,7 @@ except ImportError as error:
         else "rnnkernels was built without CUDA kernels; RNNKERNELS_CUDA=on builds them, with nvcc 12 or 13"
     )
 
+LEAST_FOR_BLAS = 2**30  # multiplications of a product, from which on it goes to cuBLASLt; not measured yet
 _GPU = (2, 13)  # kDLCUDA and kDLCUDAManaged of DLPack
 
 
@@ -52,23 +59,55 @@ def info() -> dict[str, Any]:
     dict
         available, a bool; why_not, as the function of that name; targets, the architectures that kernels are
         compiled for; runtime and driver, the versions of CUDA that kernels are linked with and that the
-        driver has, such as (13, 0); devices, a list of dicts: name, compute_capability, multiprocessors,
-        memory in bytes.
+        driver has, such as (13, 0); cublaslt, the version in use or why there is none; devices, a list of
+        dicts: name, compute_capability, multiprocessors, memory in bytes.
     """
     reason = why_not()
     facts: dict[str, Any] = {"available": reason is None, "why_not": reason}
     if _cuda is None:
-        return facts | {"targets": [], "runtime": None, "driver": None, "devices": []}
+        return facts | {"targets": [], "runtime": None, "driver": None, "cublaslt": reason, "devices": []}
     return facts | {
         "targets": _cuda.targets.split(),
         "runtime": _version(_cuda.runtime_version()),
         "driver": _version(_cuda.driver_version()),
+        "cublaslt": _load_blas() if reason is None else reason,
         "devices": [_cuda.device(index) for index in range(_cuda.device_count())],
     }
 
 
 def _version(number: int) -> tuple[int, int] | None:
     return (number // 1000, number % 1000 // 10) if number else None
+
+
+def _blas_paths() -> Iterator[str]:
+    """Where cuBLASLt may be, the likeliest to fit first."""
+    name = re.compile(r"libcublasLt\.so(\.1[23])?(\.[\d.]+)?$")
+    try:
+        maps = Path("/proc/self/maps").read_text(errors="replace").splitlines()
+    except OSError:
+        maps = []
+    mapped = ("/" + line.partition("/")[2] for line in maps)
+    yield from dict.fromkeys(path for path in mapped if name.search(path))
+    for folder in sys.path:
+        yield from sorted(map(str, Path(folder, "nvidia").glob("*/lib/libcublasLt.so.1[23]")), reverse=True)
+    yield from ("libcublasLt.so.13", "libcublasLt.so.12")
+
+
+@functools.cache
+def _load_blas() -> int | str:
+    """The version of cuBLASLt that is in use from now on, or why there is none."""
+    chosen = os.environ.get("RNNKERNELS_CUBLASLT", "")
+    if chosen == "off":
+        return "RNNKERNELS_CUBLASLT=off"
+    said = ""
+    for path in [chosen] if chosen else _blas_paths():
+        try:
+            return _cuda.load_blas(path, LEAST_FOR_BLAS)
+        except RuntimeError as error:
+            said = str(error)
+    if chosen:
+        raise RuntimeError(f"RNNKERNELS_CUBLASLT: {said}")
+    return said
 
 
 class Library(NamedTuple):
@@ -129,6 +168,7 @@ def backend(x: Any) -> tuple[Any, Any]:
         raise TypeError(f"x: expected an array of PyTorch or CuPy, got {type(x).__name__} of JAX")
     if (reason := why_not()) is not None:
         raise RuntimeError(f"x: {type(x).__name__} lies on a GPU, but {reason}")
+    _load_blas()
     library = _library(root)
     if library is None:
         return _cuda, _cuda.Execution(device, 0, matmul() == "tf32", None)

@@ -7,6 +7,7 @@ and given back.
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -122,6 +123,7 @@ class Interface:
 
 
 STREAM = 7
+LOAD_BLAS = functools.wraps(cuda._load_blas)(lambda: "not of the emulator")
 POOL: list[OnGpu] = []  # what was made while a graph was captured, which replays use
 
 
@@ -166,6 +168,7 @@ def emulated() -> Iterator[None]:
     """The CUDA backend on emulated kernels, for as long as the block."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cuda, "_cuda", Module().load())
+        patch.setattr(cuda, "_load_blas", LOAD_BLAS)
         patch.setitem(cuda.LIBRARIES, __name__, lambda: library)
         yield
 

@@ -147,6 +147,7 @@ class Module(NamedTuple):
             ),
             Object(dispatch, (position, "-O1")),
             Object(ROOT / "csrc" / "traits.cpp", (position, "-O1")),
+            Object(ROOT / "csrc" / "cuda" / "blas.cpp", (position, "-O1")),
             *(Object(source, bindings) for source in BINDINGS),
             *(Object(source, (position, *HARDWARE)) for source in EMULATOR),
             Object(ROOT / "tests" / "emu" / "module.cpp", (position, "-O1")),
@@ -167,6 +168,19 @@ class Module(NamedTuple):
         return module
 
 
+class Blas(NamedTuple):
+    """The stand-in for cuBLASLt."""
+
+    def objects(self) -> list[Object]:
+        return [Object(ROOT / "tests" / "emu" / "cublaslt.cpp", ("-fPIC", "-O2"))]
+
+    def path(self) -> Path:
+        return BUILT / "libcublasLt.so"
+
+    def link(self) -> list[str]:
+        return ["-shared"]
+
+
 @functools.cache
 def missing() -> str:
     """What the compiler says where it cannot make all three builds: GCC 12 with its sanitizers can."""
@@ -182,7 +196,7 @@ def missing() -> str:
 
 
 @functools.cache
-def build(programs: tuple[Program | Module, ...]) -> None:
+def build(programs: tuple[Program | Module | Blas, ...]) -> None:
     """Compiles what has changed, several objects at a time, and links."""
     BUILT.mkdir(parents=True, exist_ok=True)
     objects = list(dict.fromkeys(item for program in programs for item in program.objects()))
@@ -198,7 +212,7 @@ def build(programs: tuple[Program | Module, ...]) -> None:
 
 
 PORTABLE = Program("conformance", "plain", ("-DEMU_UCONTEXT",))  # fibers as on other processors than x86-64
-ALL = (*(Program(name, kind) for kind in BUILDS for name in PROGRAMS), PORTABLE, Module())
+ALL = (*(Program(name, kind) for kind in BUILDS for name in PROGRAMS), PORTABLE, Module(), Blas())
 
 if __name__ == "__main__":
     chosen = Program(sys.argv[1], sys.argv[2])
