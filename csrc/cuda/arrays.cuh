@@ -152,8 +152,8 @@ struct Biases {
   }
 };
 
-// ---- what gemm begins and ends with. For products that are not its own, an Out says where its first element stands, how far apart
-// rows of n are, whether end(begin) has to be there before, and whether the product is added to what is there
+// ---- what gemm begins and ends with. For products that are not its own, an Out says where its first element stands, how far
+// apart rows of n are, whether end(begin) has to be there before, and whether the product is added to what is there
 
 template <class T>
 struct ProjectInput {  // xg (steps*B, G*H)

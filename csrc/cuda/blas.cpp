@@ -1,3 +1,4 @@
+// What blas.h says, on the twelve functions of cuBLASLt that it needs.
 #include "blas.h"
 
 #include <dlfcn.h>
