@@ -18,7 +18,7 @@ py::dict describe(int index) {
 }
 
 void bind_device(py::module_& module) {
-  py::class_<Execution>(module, "Execution", py::is_final())
+  py::class_<Execution>(module, "Execution", py::is_final(), py::module_local())  // tests load two such modules
       .def(py::init<int, uintptr_t, bool, py::object>(), py::arg("device"), py::arg("stream"), py::arg("tf32"),
            py::arg("empty"));
   module.def("device_count", &cuda::device_count);

@@ -125,42 +125,37 @@ INCLUDES = [pybind11.get_include(), sysconfig.get_paths()["include"]]
 
 
 class Module(NamedTuple):
-    """rnnkernels._cuda on emulated kernels."""
+    """rnnkernels._cuda on emulated kernels; of the sanitized build for an interpreter that runs under one."""
 
-    name: str = "_cuda_emulated"
+    build: str = "address" if os.environ.get("RNNKERNELS_SANITIZED") == "address" else "plain"
 
     def objects(self) -> list[Object]:
-        position = "-fPIC"
-        kernels, dispatch = (ROOT / "csrc" / "cuda" / f"{name}.cu" for name in ("kernels", "dispatch"))
+        def of(source: str, *more: str) -> Object:
+            return Object(ROOT / source, ("-fPIC", *KERNELS[self.build], *more))
+
         bindings = (
-            position, "-O1", "-fvisibility=hidden", "-Wno-attributes", "-DRNNKERNELS_DEVICE_ARRAYS",
-            f"-DRNNKERNELS_MODULE={self.name}", '-DRNNKERNELS_CUDA_TARGETS="emulated"',
+            "-fvisibility=hidden", "-Wno-attributes", "-DRNNKERNELS_DEVICE_ARRAYS",
+            "-DRNNKERNELS_MODULE=_cuda_emulated", '-DRNNKERNELS_CUDA_TARGETS="emulated"',
             *(part for folder in INCLUDES for part in ("-isystem", folder)),
         )  # fmt: skip
+        definitions = [(f"-DRNNKERNELS_PASSES={name}", f"-DRNNKERNELS_TYPE={kind}") for name, kind in NUMBERS]
+        hardware = ("-fPIC", *HARDWARE, *DEFINED[self.build])
         return [
-            *(
-                Object(
-                    kernels,
-                    (position, "-O1", f"-DRNNKERNELS_PASSES={name}", f"-DRNNKERNELS_TYPE={number}"),
-                )
-                for name, number in NUMBERS
-            ),
-            Object(dispatch, (position, "-O1")),
-            Object(ROOT / "csrc" / "traits.cpp", (position, "-O1")),
-            Object(ROOT / "csrc" / "cuda" / "blas.cpp", (position, "-O1")),
-            *(Object(source, bindings) for source in BINDINGS),
-            *(Object(source, (position, *HARDWARE)) for source in EMULATOR),
-            Object(ROOT / "tests" / "emu" / "module.cpp", (position, "-O1")),
+            *(of("csrc/cuda/kernels.cu", *pair) for pair in definitions),
+            *(of(source) for source in ("csrc/cuda/dispatch.cu", "csrc/cuda/blas.cpp", "csrc/traits.cpp")),
+            *(of(str(source), *bindings) for source in BINDINGS),
+            *(Object(source, hardware) for source in EMULATOR),
+            of("tests/emu/module.cpp"),
         ]
 
     def path(self) -> Path:
-        return BUILT / f"{self.name}{importlib.machinery.EXTENSION_SUFFIXES[0]}"
+        return BUILT / self.build / f"_cuda_emulated{importlib.machinery.EXTENSION_SUFFIXES[0]}"
 
     def link(self) -> list[str]:
-        return ["-shared"]
+        return ["-shared", *LINK[self.build]]
 
     def load(self) -> ModuleType:
-        spec = importlib.util.spec_from_file_location(self.name, self.path())
+        spec = importlib.util.spec_from_file_location("_cuda_emulated", self.path())
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
@@ -207,6 +202,7 @@ def build(programs: tuple[Program | Module | Blas, ...]) -> None:
         for program in programs:
             parts = [compiled[item] for item in program.objects()]
             target = program.path()
+            target.parent.mkdir(exist_ok=True)
             if not target.exists() or target.stat().st_mtime < max(part.stat().st_mtime for part in parts):
                 run_compiler([*COMPILER, *program.link(), *map(str, parts), "-o", str(target)])
 
