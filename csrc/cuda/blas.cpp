@@ -88,7 +88,7 @@ using Key =
 std::mutex guard;  // of all below
 Library library;
 int64_t least_of_library = 0;
-Blas handles[most_devices];
+std::unique_ptr<Blas> handles[most_devices];
 std::map<Key, Heuristic> plans;  // one that finds nothing has a status that is not 0
 
 void check(Status status, const char* what) {
@@ -174,6 +174,16 @@ Heuristic choose(void* handle, const Descriptions& of, uint32_t operands, uint32
   return best;
 }
 
+class Loaded : public Blas {
+ public:
+  explicit Loaded(int64_t least) : Blas(least) { check(library.Create(&handle_), "Create"); }
+  bool multiply(const BlasProduct& product, const void* a, const void* b, void* d, void* workspace,
+                void* stream) override;
+
+ private:
+  void* handle_ = nullptr;  // for as long as the process runs
+};
+
 }  // namespace
 
 std::size_t load_blas(const std::string& path, int64_t least) {
@@ -181,7 +191,7 @@ std::size_t load_blas(const std::string& path, int64_t least) {
   library = open(path);
   least_of_library = least;
   plans.clear();
-  for (Blas& blas : handles) blas = Blas();
+  for (auto& blas : handles) blas.reset();
   return library.GetVersion();
 }
 
@@ -194,13 +204,11 @@ void unload_blas() {
 Blas* blas_of(int device) {
   const std::lock_guard<std::mutex> lock(guard);
   if (!library.file || device < 0 || device >= most_devices) return nullptr;
-  Blas& blas = handles[device];
-  if (!blas.handle_) check(library.Create(&blas.handle_), "Create");
-  blas.least_ = least_of_library;
-  return &blas;
+  if (!handles[device]) handles[device] = std::make_unique<Loaded>(least_of_library);
+  return handles[device].get();
 }
 
-bool Blas::multiply(const BlasProduct& p, const void* a, const void* b, void* d, void* workspace, void* stream) {
+bool Loaded::multiply(const BlasProduct& p, const void* a, const void* b, void* d, void* workspace, void* stream) {
   const uint32_t operands = std::min(alignment_of(a), alignment_of(b, p.b_apart));
   const uint32_t result = alignment_of(d, p.d_apart);
   const Key key = {this,

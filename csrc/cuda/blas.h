@@ -20,22 +20,24 @@ struct BlasProduct {
   int64_t b_apart, d_apart;  // bytes, of one of several that are to be done alike; 0: it is alone
 };
 
+// What queues products there; programs that load nothing need not be linked with blas.cpp.
 class Blas {
  public:
   static constexpr int64_t workspace_bytes = int64_t{32} << 20;
+
+  explicit Blas(int64_t least) : least_(least) {}
+  virtual ~Blas() = default;
 
   // Whether a product is worth its costs. Not measured yet: below, the project's own product takes some 10 us.
   bool wants(int64_t M, int64_t N, int64_t K) const { return M * N >= least_ / (K > 0 ? K : 1); }
 
   // Queues it; false if cuBLASLt has no way to do it, which depends on the product and the pointers' alignment alone, and is the
-  // same for several that lie apart.
-  // Throws std::runtime_error for an error it reports.
-  bool multiply(const BlasProduct& product, const void* a, const void* b, void* d, void* workspace, void* stream);
+  // same for several that lie apart. Throws std::runtime_error for an error that cuBLASLt reports.
+  virtual bool multiply(const BlasProduct& product, const void* a, const void* b, void* d, void* workspace,
+                        void* stream) = 0;
 
  private:
-  friend Blas* blas_of(int device);
-  void* handle_ = nullptr;
-  int64_t least_ = 0;
+  int64_t least_;
 };
 
 // From then on products of so many multiplications go there. Returns the library's version; throws std::runtime_error.
