@@ -221,9 +221,13 @@ void* allocate(int64_t bytes, const Execution& execution) {
   return memory;
 }
 
-void free(void* memory, const Execution& execution) {
-  const OnDevice on(execution.device);
-  if (memory) check(cudaFreeAsync(memory, stream_of(execution)), "cudaFreeAsync");
+void free(void* memory, const Execution& execution) noexcept {
+  if (!memory) return;
+  int before = 0;
+  cudaGetDevice(&before);
+  cudaSetDevice(execution.device);
+  cudaFreeAsync(memory, stream_of(execution));  // of an error the next call hears
+  cudaSetDevice(before);
 }
 
 void wait_for(void* other, const Execution& execution) {

@@ -46,7 +46,7 @@ void copy_strided(void* to, const int64_t* to_strides, const void* from, const i
 
 // Memory of the stream, for those who have no allocator.
 void* allocate(int64_t bytes, const Execution& execution);
-void free(void* memory, const Execution& execution);
+void free(void* memory, const Execution& execution) noexcept;
 
 // Work queued on `execution.stream` from now on comes after what `other` holds.
 void wait_for(void* other, const Execution& execution);

@@ -186,5 +186,6 @@ def _device_of(x: Any) -> int | None:
             return None
         return int(device) if kind in _GPU else None
     if hasattr(x, "__cuda_array_interface__"):
-        return _cuda.device_of(x.__cuda_array_interface__["data"][0]) if is_available() else 0
+        address = x.__cuda_array_interface__["data"][0]  # 0 of an array without elements
+        return max(_cuda.device_of(address), 0) if address and is_available() else 0
     return None

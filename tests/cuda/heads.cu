@@ -75,7 +75,12 @@ void run(const Header& p) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  void (*const numbers[])(const Header&) = {run<NumberF64>, run<NumberF32>, run<NumberTf32>, run<NumberBf16>,
-                                            run<NumberF16>};
+  void (*const numbers[])(const Header&) = {
+#ifdef ONLY_NUMBER  // for a look at one type's kernels
+      run<ONLY_NUMBER>, run<ONLY_NUMBER>, run<ONLY_NUMBER>, run<ONLY_NUMBER>, run<ONLY_NUMBER>
+#else
+      run<NumberF64>, run<NumberF32>, run<NumberTf32>, run<NumberBf16>, run<NumberF16>
+#endif
+  };
   return run_problems<Header>(argc, argv, [&](const Header& header) { numbers[header.number](header); });
 }
