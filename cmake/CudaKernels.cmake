@@ -21,10 +21,14 @@ function(rnnkernels_cuda_is_missing reason)
   if(RNNKERNELS_CUDA STREQUAL "on")
     message(FATAL_ERROR "rnnkernels: RNNKERNELS_CUDA=on, but ${reason}")
   endif()
-  message(STATUS "rnnkernels: no CUDA kernels: ${reason}")
+  if(RNNKERNELS_NVCC AND EXISTS /proc/driver/nvidia/version AND NOT RNNKERNELS_CUDA STREQUAL "off")
+    message(WARNING "rnnkernels: no CUDA kernels: ${reason}")
+  else()
+    message(STATUS "rnnkernels: no CUDA kernels: ${reason}")
+  endif()
 endfunction()
 
-# Sets RNNKERNELS_NVCC to an nvcc that compiles, or to nothing.
+# Sets RNNKERNELS_NVCC, and `reason` to why it cannot be used, or to nothing.
 macro(rnnkernels_find_nvcc)
   find_program(RNNKERNELS_NVCC nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH PATHS /usr/local/cuda /opt/cuda PATH_SUFFIXES bin)
   set(reason "")

@@ -1,5 +1,6 @@
 #include "device_backend.h"
 
+#include <algorithm>
 #include <array>
 
 #include "dlpack.h"
