@@ -1,8 +1,8 @@
-"""What every test module relies on: the `torch` marker, and --fail-on-skip for continuous integration.
+"""What every test module relies on: the markers of frameworks, and --fail-on-skip for continuous integration.
 
-A test that compares with PyTorch carries @pytest.mark.torch and imports torch inside itself; without PyTorch
-it skips and says so.  Where PyTorch was installed on purpose, --fail-on-skip keeps a broken installation from
-passing.
+A test that needs a framework carries its marker (@pytest.mark.torch) and imports it inside itself, or after
+pytest.importorskip in a module of its own; without the framework it skips and says so.  Where frameworks were
+installed on purpose, --fail-on-skip keeps a broken installation from passing.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib.util
 
 import pytest
+
+FRAMEWORKS = ("jax", "keras", "onnx", "torch")
 
 skipped: list[str] = []
 
@@ -19,10 +21,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if importlib.util.find_spec("torch") is None:
-        for item in items:
-            if "torch" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="PyTorch is not installed"))
+    for framework in FRAMEWORKS:
+        if importlib.util.find_spec(framework) is None:
+            for item in items:
+                if item.get_closest_marker(framework) is not None:
+                    item.add_marker(pytest.mark.skip(reason=f"{framework} is not installed"))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -1,6 +1,6 @@
 """Whether tests of CUDA kernels see every barrier, wait and bound: deletes each, and says who notices.
 
-`python tests/emu/mutate.py [WORD]` prints a line for each mutation (of lines that hold WORD) and, last, the
+`python tests/emu/mutate.py [PATTERN]` prints a line for each mutation (of lines that match it) and, last, the
 survivors.  A mutant is noticed by what the program says, by a wrong result, or by a sanitizer; one that the
 program of its file does not notice, by the calls of test_device_api.py.
 """
@@ -174,13 +174,13 @@ def fate(mutation: Mutation) -> str:
             return "it does not compile"
 
 
-def main(word: str = "") -> int:
+def main(pattern: str = "") -> int:
     BUILT.mkdir(parents=True, exist_ok=True)
     for kind in BUILDS:
         build_once = [Object(source, (*HARDWARE, *DEFINED[kind])) for source in EMULATOR]
         for item in build_once:
             item.compile()
-    chosen = [mutation for mutation in mutations() if word in mutation.text()]
+    chosen = [mutation for mutation in mutations() if re.search(pattern, mutation.text())]
     survivors = []
     with ThreadPoolExecutor(int(os.environ.get("EMU_JOBS", os.cpu_count() or 1))) as pool:
         for mutation, by in zip(chosen, pool.map(fate, chosen), strict=True):
